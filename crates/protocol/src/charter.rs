@@ -1,0 +1,561 @@
+//! The charter: everything that is agreed before the first round. Its hash is the genesis hash.
+
+use crate::{
+    Fraction, Hash, InnerSteps, Millis, Nano, PeerId, encode,
+    ids::Domain,
+    layout,
+    limits::{MEMBERS_MAX, NAME_BYTES_MAX, PARAMETERS_MAX, ROUNDS_MAX},
+};
+use alloc::{
+    collections::BTreeSet,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use borsh::{BorshDeserialize, BorshSerialize};
+use thiserror::Error;
+
+/// The only version there is.
+pub const CHARTER_VERSION: u16 = 1;
+
+/// The rules of a run. Two nodes work together if and only if they hold the same charter.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Charter {
+    /// [`CHARTER_VERSION`].
+    pub version: u16,
+    /// The run's name, for people.
+    pub name: String,
+    /// Seed of the initial parameters and of everything else that is drawn before the first block.
+    pub seed: u64,
+    /// The model.
+    pub model: Model,
+    /// What it learns from.
+    pub data: Data,
+    /// The shape of a round.
+    pub round: RoundRules,
+    /// How a replica trains within a round.
+    pub inner: InnerOptimizer,
+    /// How merged pseudo-gradients move θ.
+    pub outer: OuterOptimizer,
+    /// How pseudo-gradients travel.
+    pub codec: Codec,
+    /// When the ledger goes on.
+    pub deadlines: Deadlines,
+    /// Who may take part; all of them validate. Ascending by key, without repeats.
+    pub members: Vec<Member>,
+}
+
+/// A Llama-style decoder.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Model {
+    /// Vocabulary size.
+    pub vocab: u32,
+    /// Width of the residual stream.
+    pub width: u32,
+    /// Decoder layers.
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Width of one head; even.
+    pub head_width: u32,
+    /// Width of the feed-forward layer.
+    pub ffn: u32,
+    /// Longest sequence in tokens.
+    pub context: u32,
+    /// Base of the rotary embedding.
+    pub rope_theta: u32,
+    /// Epsilon of RMSNorm.
+    pub norm_eps: Nano,
+    /// Whether the output head is the embedding.
+    pub tied: bool,
+    /// BLAKE3 of θ⁰ as little-endian f32.
+    pub theta: Hash,
+    /// BLAKE3 of `tokenizer.json`.
+    pub tokenizer: Hash,
+}
+
+/// The corpus.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Data {
+    /// BLAKE3 of the manifest, which names every shard by hash.
+    pub manifest: Hash,
+}
+
+/// The shape of a round.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct RoundRules {
+    /// Rounds in the run.
+    pub rounds: u32,
+    /// H: optimizer steps per round.
+    pub inner_steps: InnerSteps,
+    /// Sequences per step and replica.
+    pub batch: u32,
+    /// Tokens per sequence, at most the model's context.
+    pub sequence: u32,
+    /// Held-out sequences that each replica evaluates in each round.
+    pub held_out: u32,
+    /// The share of the round's roster that closes a phase and agrees on a root; more than 1/2.
+    pub quorum: Fraction,
+    /// Rounds whose blobs are kept; older ones may be collected. 0 keeps all.
+    pub retention: u32,
+    /// A checkpoint is due after every so many rounds, and after the last.
+    pub checkpoint_every: u32,
+    /// Rounds a peer may miss in a row before it must join again.
+    pub absent_max: u32,
+}
+
+/// AdamW with global-norm clipping and a cosine schedule on the global step.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct InnerOptimizer {
+    /// Peak learning rate.
+    pub lr: Nano,
+    /// Final learning rate as a share of the peak.
+    pub lr_min_ratio: Nano,
+    /// Global steps of linear warm-up.
+    pub warmup: InnerSteps,
+    /// Decoupled weight decay, on tensors of two dimensions.
+    pub weight_decay: Nano,
+    /// First moment decay.
+    pub beta1: Nano,
+    /// Second moment decay.
+    pub beta2: Nano,
+    /// Epsilon.
+    pub eps: Nano,
+    /// Largest global gradient norm.
+    pub clip: Nano,
+}
+
+/// The outer optimizer. Its learning rate is applied here and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum OuterOptimizer {
+    /// θ ← θ − lr·Δ.
+    Sgd {
+        /// Learning rate; 1 is plain averaging.
+        lr: Nano,
+    },
+    /// v ← μ·v + Δ; θ ← θ − lr·(μ·v + Δ). DiLoCo (arXiv:2311.08105).
+    Nesterov {
+        /// Learning rate.
+        lr: Nano,
+        /// μ.
+        momentum: Nano,
+    },
+}
+
+/// How a pseudo-gradient is encoded.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Codec {
+    /// f32, the baseline.
+    Dense,
+    /// Four bits a value, one scale a block, error feedback with this decay β.
+    Int4 {
+        /// β in e ← β·e + δ.
+        feedback: Nano,
+    },
+    /// Top-k per chunk of 4096 with a two-bit codebook, error feedback with this decay β.
+    Sparse {
+        /// Values kept per chunk.
+        k: u32,
+        /// β in e ← β·e + δ.
+        feedback: Nano,
+    },
+}
+
+/// Lengths of time. Blocks carry the clock; nothing else does.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Deadlines {
+    /// After a quorum has committed, how long the rest may still commit.
+    pub grace: Millis,
+    /// For revealing what was committed.
+    pub reveal: Millis,
+    /// For fetching and checking the revealed blobs.
+    pub check: Millis,
+    /// For agreeing on the merged root.
+    pub merge: Millis,
+    /// An empty block at the latest after this long.
+    pub heartbeat: Millis,
+}
+
+/// Somebody who may take part.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Member {
+    /// For people.
+    pub name: String,
+    /// For machines.
+    pub key: PeerId,
+}
+
+/// A value that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{field} = {value}: {allowed}")]
+pub struct CharterError {
+    /// Path of the field, as in the file: `round.batch`.
+    pub field: String,
+    /// The value.
+    pub value: String,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+fn refuse(field: &str, value: impl ToString, allowed: impl ToString) -> CharterError {
+    CharterError {
+        field: field.to_string(),
+        value: value.to_string(),
+        allowed: allowed.to_string(),
+    }
+}
+
+fn within(field: &str, value: u64, min: u64, max: u64) -> Result<(), CharterError> {
+    match (min..=max).contains(&value) {
+        true => Ok(()),
+        false => Err(refuse(field, value, format!("from {min} to {max} is allowed"))),
+    }
+}
+
+fn nano_text(nano: Nano) -> String {
+    let (whole, part) = (nano.0 / Nano::ONE.0, nano.0 % Nano::ONE.0);
+    match part {
+        0 => format!("{whole}"),
+        _ => format!("{whole}.{part:09}").trim_end_matches('0').to_string(),
+    }
+}
+
+fn within_nano(field: &str, value: Nano, min: Nano, max: Nano) -> Result<(), CharterError> {
+    match min <= value && value <= max {
+        true => Ok(()),
+        false => Err(refuse(
+            field,
+            nano_text(value),
+            format!("from {} to {} is allowed", nano_text(min), nano_text(max)),
+        )),
+    }
+}
+
+impl Charter {
+    /// The genesis hash.
+    pub fn genesis(&self) -> Hash {
+        Hash::of(Domain::Charter, &encode(self))
+    }
+
+    /// Who may take part, ascending.
+    pub fn keys(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.members.iter().map(|member| member.key)
+    }
+
+    /// The name of `peer`, or the start of its key.
+    pub fn name_of(&self, peer: &PeerId) -> String {
+        match self.members.iter().find(|member| member.key == *peer) {
+            Some(member) => member.name.clone(),
+            None => peer.short(),
+        }
+    }
+
+    /// How many of `n` peers are a quorum.
+    pub fn quorum(&self, n: usize) -> usize {
+        self.round.quorum.ceil_of(n)
+    }
+
+    /// Refuses the first value that cannot be, with its place and what is allowed.
+    pub fn validate(&self) -> Result<(), CharterError> {
+        within(
+            "version",
+            self.version.into(),
+            CHARTER_VERSION.into(),
+            CHARTER_VERSION.into(),
+        )?;
+        name("name", &self.name)?;
+        self.model.validate()?;
+        self.round.validate(&self.model)?;
+        self.inner.validate()?;
+        self.outer.validate()?;
+        self.codec.validate()?;
+        self.deadlines.validate()?;
+        self.validate_members()
+    }
+
+    fn validate_members(&self) -> Result<(), CharterError> {
+        within("members", self.members.len() as u64, 1, MEMBERS_MAX as u64)?;
+        let mut names = BTreeSet::new();
+        for member in &self.members {
+            name("members.name", &member.name)?;
+            if !names.insert(&member.name) {
+                return Err(refuse("members.name", &member.name, "each name may stand once"));
+            }
+        }
+        match self.members.windows(2).find(|pair| pair[0].key >= pair[1].key) {
+            Some(pair) if pair[0].key == pair[1].key => {
+                Err(refuse("members.key", pair[0].key, "each key may stand once"))
+            }
+            Some(pair) => Err(refuse("members.key", pair[1].key, "keys must ascend")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn name(field: &str, text: &str) -> Result<(), CharterError> {
+    let fits = !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
+    match fits {
+        true => Ok(()),
+        false => Err(refuse(
+            field,
+            format!("{text:?}"),
+            format!("1 to {NAME_BYTES_MAX} bytes without control characters"),
+        )),
+    }
+}
+
+impl Model {
+    fn validate(&self) -> Result<(), CharterError> {
+        within("model.vocab", self.vocab.into(), 2, 1 << 20)?;
+        within("model.width", self.width.into(), 2, 1 << 16)?;
+        within("model.layers", self.layers.into(), 1, 1024)?;
+        within("model.heads", self.heads.into(), 1, 1024)?;
+        within("model.kv_heads", self.kv_heads.into(), 1, self.heads.into())?;
+        if self.heads % self.kv_heads != 0 {
+            return Err(refuse(
+                "model.kv_heads",
+                self.kv_heads,
+                format!("must divide heads = {}", self.heads),
+            ));
+        }
+        within("model.head_width", self.head_width.into(), 2, 1024)?;
+        if self.head_width % 2 != 0 {
+            return Err(refuse("model.head_width", self.head_width, "must be even"));
+        }
+        within("model.ffn", self.ffn.into(), 1, 1 << 20)?;
+        within("model.context", self.context.into(), 2, 1 << 20)?;
+        within("model.rope_theta", self.rope_theta.into(), 2, u64::from(u32::MAX))?;
+        within_nano("model.norm_eps", self.norm_eps, Nano(1), Nano(10_000_000))?;
+        match layout::parameters(self) {
+            Some(count) if count <= PARAMETERS_MAX => Ok(()),
+            count => Err(refuse(
+                "model",
+                count.map_or("more than 2^64 parameters".to_string(), |count| {
+                    format!("{count} parameters")
+                }),
+                format!("at most {PARAMETERS_MAX} parameters are allowed"),
+            )),
+        }
+    }
+}
+
+impl RoundRules {
+    fn validate(&self, model: &Model) -> Result<(), CharterError> {
+        within("round.rounds", self.rounds.into(), 1, ROUNDS_MAX.into())?;
+        within("round.inner_steps", self.inner_steps.0.into(), 1, 100_000)?;
+        within("round.batch", self.batch.into(), 1, 65_536)?;
+        within("round.sequence", self.sequence.into(), 2, model.context.into())?;
+        within("round.held_out", self.held_out.into(), 1, 65_536)?;
+        within(
+            "round.checkpoint_every",
+            self.checkpoint_every.into(),
+            1,
+            ROUNDS_MAX.into(),
+        )?;
+        within("round.absent_max", self.absent_max.into(), 1, ROUNDS_MAX.into())?;
+        let Fraction { numerator, denominator } = self.quorum;
+        let (twice, whole) = (2 * u64::from(numerator), u64::from(denominator));
+        match twice > whole && u64::from(numerator) <= whole {
+            true => Ok(()),
+            false => Err(refuse(
+                "round.quorum",
+                self.quorum,
+                "more than 1/2 and at most 1/1 is allowed",
+            )),
+        }
+    }
+}
+
+impl InnerOptimizer {
+    fn validate(&self) -> Result<(), CharterError> {
+        let below_one = Nano(Nano::ONE.0 - 1);
+        within_nano("inner.lr", self.lr, Nano(1), Nano::ONE)?;
+        within_nano("inner.lr_min_ratio", self.lr_min_ratio, Nano(0), Nano::ONE)?;
+        within("inner.warmup", self.warmup.0.into(), 0, 10_000_000)?;
+        within_nano("inner.weight_decay", self.weight_decay, Nano(0), Nano::ONE)?;
+        within_nano("inner.beta1", self.beta1, Nano(0), below_one)?;
+        within_nano("inner.beta2", self.beta2, Nano(0), below_one)?;
+        within_nano("inner.eps", self.eps, Nano(1), Nano(1_000_000))?;
+        within_nano("inner.clip", self.clip, Nano(1), Nano(1_000 * Nano::ONE.0))
+    }
+}
+
+impl OuterOptimizer {
+    fn validate(&self) -> Result<(), CharterError> {
+        match self {
+            Self::Sgd { lr } => within_nano("outer.lr", *lr, Nano(1), Nano(2 * Nano::ONE.0)),
+            Self::Nesterov { lr, momentum } => {
+                within_nano("outer.lr", *lr, Nano(1), Nano(2 * Nano::ONE.0))?;
+                within_nano("outer.momentum", *momentum, Nano(0), Nano(Nano::ONE.0 - 1))
+            }
+        }
+    }
+}
+
+impl Codec {
+    /// β of the error feedback; dense loses nothing and needs none.
+    pub fn feedback(&self) -> Nano {
+        match self {
+            Self::Dense => Nano(0),
+            Self::Int4 { feedback } | Self::Sparse { feedback, .. } => *feedback,
+        }
+    }
+
+    fn validate(&self) -> Result<(), CharterError> {
+        within_nano("codec.feedback", self.feedback(), Nano(0), Nano::ONE)?;
+        match self {
+            Self::Sparse { k, .. } => within("codec.k", (*k).into(), 1, 4096),
+            Self::Dense | Self::Int4 { .. } => Ok(()),
+        }
+    }
+}
+
+impl Deadlines {
+    fn validate(&self) -> Result<(), CharterError> {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+        within("deadlines.grace_ms", self.grace.0, 1, DAY_MS)?;
+        within("deadlines.reveal_ms", self.reveal.0, 100, DAY_MS)?;
+        within("deadlines.check_ms", self.check.0, 100, DAY_MS)?;
+        within("deadlines.merge_ms", self.merge.0, 100, DAY_MS)?;
+        within("deadlines.heartbeat_ms", self.heartbeat.0, 1000, DAY_MS)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use alloc::vec;
+
+    pub(crate) fn sample() -> Charter {
+        Charter {
+            version: CHARTER_VERSION,
+            name: "sample".into(),
+            seed: 7,
+            model: Model {
+                vocab: 256,
+                width: 32,
+                layers: 2,
+                heads: 4,
+                kv_heads: 2,
+                head_width: 8,
+                ffn: 64,
+                context: 32,
+                rope_theta: 10_000,
+                norm_eps: Nano(10_000),
+                tied: true,
+                theta: Hash::ZERO,
+                tokenizer: Hash::ZERO,
+            },
+            data: Data { manifest: Hash::ZERO },
+            round: RoundRules {
+                rounds: 3,
+                inner_steps: InnerSteps(4),
+                batch: 2,
+                sequence: 16,
+                held_out: 2,
+                quorum: Fraction {
+                    numerator: 2,
+                    denominator: 3,
+                },
+                retention: 0,
+                checkpoint_every: 1,
+                absent_max: 2,
+            },
+            inner: InnerOptimizer {
+                lr: Nano(3_000_000),
+                lr_min_ratio: Nano(100_000_000),
+                warmup: InnerSteps(2),
+                weight_decay: Nano(100_000_000),
+                beta1: Nano(900_000_000),
+                beta2: Nano(950_000_000),
+                eps: Nano(10),
+                clip: Nano::ONE,
+            },
+            outer: OuterOptimizer::Sgd { lr: Nano::ONE },
+            codec: Codec::Int4 { feedback: Nano::ONE },
+            deadlines: Deadlines {
+                grace: Millis(2_000),
+                reveal: Millis(5_000),
+                check: Millis(10_000),
+                merge: Millis(10_000),
+                heartbeat: Millis(60_000),
+            },
+            members: vec![
+                Member {
+                    name: "a".into(),
+                    key: PeerId([1; 32]),
+                },
+                Member {
+                    name: "b".into(),
+                    key: PeerId([2; 32]),
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn every_field_is_in_the_genesis_hash() {
+        let charter = sample();
+        assert_eq!(charter.validate(), Ok(()));
+        let mut other = charter.clone();
+        other.deadlines.grace = Millis(2_001);
+        assert_ne!(charter.genesis(), other.genesis());
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        type Change = fn(&mut Charter);
+        let table: [(&str, Change); 14] = [
+            ("version", |c| c.version = 2),
+            ("name", |c| c.name = "a\nb".into()),
+            ("model.kv_heads", |c| c.model.kv_heads = 3),
+            ("model.head_width", |c| c.model.head_width = 7),
+            ("round.sequence", |c| c.round.sequence = 33),
+            ("round.quorum", |c| {
+                c.round.quorum = Fraction {
+                    numerator: 1,
+                    denominator: 2,
+                }
+            }),
+            ("round.quorum", |c| {
+                c.round.quorum = Fraction {
+                    numerator: 1,
+                    denominator: 0,
+                }
+            }),
+            ("inner.beta2", |c| c.inner.beta2 = Nano::ONE),
+            ("outer.momentum", |c| {
+                c.outer = OuterOptimizer::Nesterov {
+                    lr: Nano::ONE,
+                    momentum: Nano::ONE,
+                }
+            }),
+            ("codec.k", |c| {
+                c.codec = Codec::Sparse {
+                    k: 5000,
+                    feedback: Nano(0),
+                }
+            }),
+            ("deadlines.heartbeat_ms", |c| c.deadlines.heartbeat = Millis(0)),
+            ("members", |c| c.members.clear()),
+            ("members.key", |c| c.members[1].key = c.members[0].key),
+            ("members.name", |c| c.members[1].name = c.members[0].name.clone()),
+        ];
+        for (field, change) in table {
+            let mut charter = sample();
+            change(&mut charter);
+            let error = charter.validate().expect_err(field);
+            assert_eq!(error.field, field, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_value_and_range() {
+        let mut charter = sample();
+        charter.inner.lr = Nano(2_500_000_000);
+        let text = charter.validate().expect_err("too large").to_string();
+        assert_eq!(text, "inner.lr = 2.5: from 0.000000001 to 1 is allowed");
+    }
+}

@@ -1,0 +1,31 @@
+//! Every limit in one place. Limits meet at compile time.
+
+/// Members a charter may name; all of them are validators.
+pub const MEMBERS_MAX: usize = 100;
+/// Bytes of one encoded, signed transaction.
+pub const TRANSACTION_BYTES_MAX: usize = 8 * 1024;
+/// Transactions in one block.
+pub const BLOCK_TRANSACTIONS_MAX: usize = 256;
+/// Bytes of one encoded block.
+pub const BLOCK_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a block header, with room to spare.
+pub const HEADER_BYTES_MAX: usize = 256;
+/// Bytes of one contribution, shard or checkpoint file.
+pub const BLOB_BYTES_MAX: u64 = 8 << 30;
+/// Parameters of a model: one θ is one blob of four bytes each.
+pub const PARAMETERS_MAX: u64 = BLOB_BYTES_MAX / 4;
+/// Bytes of an encoded charter.
+pub const CHARTER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a name of a run or a member.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Rounds in one run.
+pub const ROUNDS_MAX: u32 = 1_000_000;
+/// How far a block's time may be ahead of a validator's own clock.
+pub const CLOCK_SKEW_MS_MAX: u64 = 10_000;
+
+/// Bytes of the largest `Check` transaction: every member judged, 33 bytes each and the frame.
+const CHECK_BYTES_MAX: usize = MEMBERS_MAX * 33 + 256;
+
+const _: () = assert!(CHECK_BYTES_MAX <= TRANSACTION_BYTES_MAX);
+const _: () = assert!(TRANSACTION_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
+const _: () = assert!(MEMBERS_MAX * CHECK_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);

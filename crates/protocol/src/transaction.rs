@@ -1,0 +1,145 @@
+//! What a peer can say on the ledger.
+
+use crate::{ByteCount, Hash, InnerSteps, MicroNats, PeerId, Round, Signed, Tokens, encode, ids::Domain};
+use alloc::vec::Vec;
+use borsh::{BorshDeserialize, BorshSerialize};
+use core::fmt;
+
+/// A statement bound to one run; signed by the peer whose statement it is.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Transaction {
+    /// The genesis hash of the run, so that no statement can be replayed in another.
+    pub genesis: Hash,
+    /// What is stated.
+    pub action: Action,
+}
+
+/// A signed statement.
+pub type SignedTransaction = Signed<Transaction>;
+
+/// The kinds of statement.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Action {
+    /// Take part from the next round on.
+    Join {
+        /// How often this peer has joined before: makes every join a statement of its own.
+        sequence: u32,
+    },
+    /// Take part no longer.
+    Leave {
+        /// How often this peer has joined.
+        sequence: u32,
+    },
+    /// Bind oneself to a contribution before anyone can see it.
+    Commit {
+        /// The round contributed to.
+        round: Round,
+        /// [`commitment`] of the blob.
+        commitment: Hash,
+    },
+    /// Name the contribution committed to.
+    Reveal(Reveal),
+    /// Say which revealed contributions one holds and finds well formed.
+    Check {
+        /// The round judged.
+        round: Round,
+        /// Held and well formed, ascending.
+        accepted: Vec<PeerId>,
+        /// Not so, with the reason, ascending by peer.
+        refused: Vec<Refused>,
+    },
+    /// State the root of the parameters after the outer step.
+    MergeRoot {
+        /// The round merged.
+        round: Round,
+        /// BLAKE3 of θ^{t+1} as little-endian f32: also the address of that blob.
+        theta: Hash,
+        /// The same of the outer optimizer's momentum, if it has one.
+        momentum: Option<Hash>,
+    },
+    /// State what a checkpoint of a closed round consists of.
+    Checkpoint {
+        /// The last round merged into it.
+        round: Round,
+        /// Hash of the checkpoint's file list, each file with its own hash.
+        manifest: Hash,
+        /// Held-out loss of the checkpoint as this peer measured it.
+        held_out: MicroNats,
+    },
+}
+
+/// What a peer contributed to a round, and what it measured on the way.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Reveal {
+    /// The round contributed to.
+    pub round: Round,
+    /// Address of the encoded pseudo-gradient.
+    pub blob: Hash,
+    /// Its size.
+    pub bytes: ByteCount,
+    /// Inner steps taken.
+    pub steps: InnerSteps,
+    /// Tokens trained on: the contribution's weight.
+    pub tokens: Tokens,
+    /// Mean training loss over the round's inner steps.
+    pub train_loss: MicroNats,
+    /// Loss of θ^t on the slice of held-out rows that this peer evaluates in this round.
+    pub held_out: MicroNats,
+}
+
+/// One refused contribution.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Refused {
+    /// Whose contribution.
+    pub peer: PeerId,
+    /// Why.
+    pub reason: CheckReason,
+}
+
+/// Why a peer refuses a contribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub enum CheckReason {
+    /// No peer served the blob in time.
+    Missing,
+    /// The blob is larger or smaller than the reveal said.
+    WrongSize,
+    /// The blob is not a contribution in the charter's codec for the charter's model.
+    Malformed,
+    /// The blob was made from other parameters: another round, or a fork.
+    OtherBase,
+    /// A value is not finite or out of range.
+    BadValue,
+}
+
+impl fmt::Display for CheckReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "no peer served its blob in time",
+            Self::WrongSize => "its blob has not the size it revealed",
+            Self::Malformed => "its blob is not a contribution in the charter's codec",
+            Self::OtherBase => "its blob was made from other parameters",
+            Self::BadValue => "its blob holds a value that is not finite or out of range",
+        })
+    }
+}
+
+/// The commitment of `peer` in `round` to a blob: the peer is inside, so a copied commitment opens to
+/// nothing that the copier could reveal.
+pub fn commitment(genesis: &Hash, peer: &PeerId, round: Round, blob: &Hash) -> Hash {
+    Hash::of(Domain::Commitment, &encode(&(genesis, peer, round, blob)))
+}
+
+impl Action {
+    /// The statement's kind in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Join { .. } => "join",
+            Self::Leave { .. } => "leave",
+            Self::Commit { .. } => "commit",
+            Self::Reveal(_) => "reveal",
+            Self::Check { .. } => "check",
+            Self::MergeRoot { .. } => "merge root",
+            Self::Checkpoint { .. } => "checkpoint",
+        }
+    }
+}
