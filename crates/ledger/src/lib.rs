@@ -1,1 +1,26 @@
-//! stub
+//! The replicated state machine: a pure function from state and block to state.
+//!
+//! ```text
+//! Gathering ─quorum joined─▶ Commit ─▶ Reveal ─▶ Check ─▶ Merge ─quorum of equal roots─▶ next round
+//!                              ▲                                          │
+//!                              └───────────── void: θ stays ◀─────────────┘
+//! ```
+//! No clock (time is in the block), no I/O, no floats, no randomness. Consensus, transport and tensors
+//! are unknown here.
+#![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::float_arithmetic))]
+
+extern crate alloc;
+
+pub mod assign;
+mod event;
+mod execute;
+mod refusal;
+mod round;
+mod settle;
+mod state;
+
+pub use event::{Event, Outcome, RoundRecord};
+pub use refusal::{BlockError, Refusal};
+pub use round::{Checked, Committed, Evidence, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing};
+pub use state::{CheckpointState, Core, State};

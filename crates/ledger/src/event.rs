@@ -1,0 +1,102 @@
+//! What a block changed, in order: every view of a run is a fold over these.
+
+use crate::{Evidence, Planned, Roots};
+use alloc::vec::Vec;
+use atoll_protocol::{Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// How a round ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Outcome {
+    /// A quorum posted these roots: θ moved.
+    Closed(Roots),
+    /// Nobody revealed in time: θ stays.
+    NobodyRevealed,
+    /// A quorum accepted no contribution: θ stays.
+    NothingAccepted,
+    /// No root found a quorum: θ stays.
+    RootsSplit,
+}
+
+/// A round that is over.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct RoundRecord {
+    /// Its number.
+    pub round: Round,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When.
+    pub closed_at: Millis,
+    /// Who could take part.
+    pub roster: Vec<PeerId>,
+    /// Who did not commit.
+    pub absent: Vec<PeerId>,
+    /// Who committed and did not reveal.
+    pub withheld: Vec<PeerId>,
+    /// Who was refused, with the reason most peers gave.
+    pub refused: Vec<Refused>,
+    /// What was merged.
+    pub merged: Vec<Planned>,
+    /// Mean training loss, weighted by tokens, of what was merged.
+    pub train_loss: MicroNats,
+    /// Mean held-out loss of θ before the round, as measured by those merged.
+    pub held_out: MicroNats,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A peer takes part from the next round on.
+    Joined(PeerId),
+    /// A peer left.
+    Left(PeerId),
+    /// A peer missed too many rounds.
+    Dormant(PeerId),
+    /// A peer signed two different statements.
+    Excluded(PeerId, Evidence),
+    /// A round began.
+    RoundOpened {
+        /// Its number.
+        round: Round,
+        /// Its beacon.
+        beacon: Hash,
+        /// Who takes part.
+        roster: Vec<PeerId>,
+    },
+    /// A peer committed.
+    Committed(Round, PeerId),
+    /// Commitments are closed: reveal.
+    RevealOpened(Round),
+    /// A peer revealed.
+    Revealed(PeerId, Reveal),
+    /// Reveals are closed: fetch and check.
+    CheckOpened(Round),
+    /// A peer said what it holds.
+    Checked(Round, PeerId),
+    /// What is merged is fixed.
+    MergeOpened {
+        /// The round.
+        round: Round,
+        /// Contributions, ascending by peer.
+        plan: Vec<Planned>,
+        /// Refused contributions.
+        refused: Vec<Refused>,
+    },
+    /// A peer posted its root.
+    RootPosted(Round, PeerId, Roots),
+    /// A round is over.
+    RoundEnded(RoundRecord),
+    /// A checkpoint of the closed round is due.
+    CheckpointDue(Round, Roots),
+    /// A quorum stated the same checkpoint.
+    CheckpointRecorded {
+        /// Last round in it.
+        round: Round,
+        /// Hash of its file list.
+        manifest: Hash,
+        /// Mean of what the peers measured.
+        held_out: MicroNats,
+    },
+    /// The last round is closed.
+    Finished,
+}

@@ -1,0 +1,168 @@
+//! Why a transaction or a block is refused, with its numbers.
+
+use crate::Phase;
+use alloc::string::String;
+use atoll_protocol::{Hash, Height, InnerSteps, Millis, PeerId, Round, SignatureError, Tokens};
+use thiserror::Error;
+
+/// Why a transaction is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The signature does not fit.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// A statement for another run.
+    #[error("it is for the run with genesis {}, this one is {}", got.short(), ours.short())]
+    OtherGenesis {
+        /// Genesis in the transaction.
+        got: Hash,
+        /// Genesis of this run.
+        ours: Hash,
+    },
+    /// The signer is not in the charter.
+    #[error("peer {} is not a member; members are named in the charter", .0.short())]
+    NotAMember(PeerId),
+    /// The signer was excluded.
+    #[error("peer {} is excluded for two different statements about one round", .0.short())]
+    Excluded(PeerId),
+    /// A join or leave out of turn.
+    #[error("sequence {got} of a join or leave; {expected} is next")]
+    Sequence {
+        /// In the transaction.
+        got: u32,
+        /// Expected.
+        expected: u32,
+    },
+    /// A join of somebody who takes part, or a leave of somebody who does not.
+    #[error("peer {} {}", peer.short(), if *active { "takes part already" } else { "does not take part" })]
+    Standing {
+        /// Who.
+        peer: PeerId,
+        /// Whether it takes part now.
+        active: bool,
+    },
+    /// A statement about a round that is not the current one.
+    #[error("round {got} is not open; current is {current}")]
+    OtherRound {
+        /// In the transaction.
+        got: Round,
+        /// Current.
+        current: Round,
+    },
+    /// A statement that the current phase does not take.
+    #[error("a {kind} has no place in the phase {phase:?}")]
+    OtherPhase {
+        /// Kind of statement.
+        kind: &'static str,
+        /// Current phase.
+        phase: Phase,
+    },
+    /// The signer is not in this round's roster.
+    #[error("peer {} is not in the roster of round {round}", peer.short())]
+    NotInRoster {
+        /// Who.
+        peer: PeerId,
+        /// The round.
+        round: Round,
+    },
+    /// The same statement again.
+    #[error("peer {} has already made its {kind} for this round", peer.short())]
+    Repeated {
+        /// Who.
+        peer: PeerId,
+        /// Kind of statement.
+        kind: &'static str,
+    },
+    /// A reveal of something else than was committed to.
+    #[error("blob {} is not what peer {} committed to", blob.short(), peer.short())]
+    NotCommitted {
+        /// Who.
+        peer: PeerId,
+        /// Blob revealed.
+        blob: Hash,
+    },
+    /// A contribution's claimed work is impossible.
+    #[error("{steps} with {tokens}: 1 to {steps_max} of {tokens_per_step} each are possible")]
+    Work {
+        /// Claimed.
+        steps: InnerSteps,
+        /// Claimed.
+        tokens: Tokens,
+        /// By the charter.
+        steps_max: InnerSteps,
+        /// By the charter.
+        tokens_per_step: Tokens,
+    },
+    /// A size out of range.
+    #[error("a blob of {got} bytes; 1 to {max} are allowed")]
+    BlobSize {
+        /// Claimed.
+        got: u64,
+        /// Allowed.
+        max: u64,
+    },
+    /// A list that is not as it must be.
+    #[error("the check's {0}")]
+    CheckList(&'static str),
+    /// A root without momentum where the optimizer has it, or the reverse.
+    #[error("the merge root {} a momentum root, the charter's outer optimizer {}", if *given { "has" } else { "lacks" }, if *given { "has none" } else { "needs one" })]
+    Momentum {
+        /// Whether the transaction has one.
+        given: bool,
+    },
+    /// No checkpoint of this round is due.
+    #[error("no checkpoint of round {0} is due")]
+    NoCheckpointDue(Round),
+}
+
+/// Why a block is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BlockError {
+    /// It does not follow our last block.
+    #[error("its parent is {}, the last block is {}", got.short(), ours.short())]
+    Parent {
+        /// In the header.
+        got: Hash,
+        /// Ours.
+        ours: Hash,
+    },
+    /// Its height is not the next.
+    #[error("its height is {got}, {expected} is next")]
+    Height {
+        /// In the header.
+        got: Height,
+        /// Expected.
+        expected: Height,
+    },
+    /// Its time does not advance.
+    #[error("its time {got} is not later than the last block's {last}")]
+    Time {
+        /// In the header.
+        got: Millis,
+        /// Of the last block.
+        last: Millis,
+    },
+    /// A header hash that does not fit the content.
+    #[error("its {what} hash is {}, its content gives {}", got.short(), computed.short())]
+    Root {
+        /// Which: transactions, validators or state.
+        what: &'static str,
+        /// In the header.
+        got: Hash,
+        /// From the content.
+        computed: Hash,
+    },
+    /// More than a block may hold.
+    #[error("{0}")]
+    Limit(String),
+    /// A transaction is refused.
+    #[error("transaction {index} ({kind}) is refused: {refusal}")]
+    Transaction {
+        /// Its place in the block.
+        index: usize,
+        /// Its kind.
+        kind: &'static str,
+        /// Why.
+        refusal: Refusal,
+    },
+}

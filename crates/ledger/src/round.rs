@@ -1,0 +1,177 @@
+//! What the ledger remembers of peers and of the round under way.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use atoll_protocol::{
+    ByteCount, Hash, Millis, PeerId, Refused, Round, Signature, Tokens,
+    transaction::{Reveal, SignedTransaction},
+};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// What a round waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Phase {
+    /// For a quorum of the members to join.
+    Gathering,
+    /// For commitments: peers train.
+    Commit,
+    /// For the blobs that were committed to.
+    Reveal,
+    /// For the peers' word on who holds which blob.
+    Check,
+    /// For a quorum of equal roots.
+    Merge,
+    /// For nothing: the last round is closed.
+    Finished,
+}
+
+/// Whether a peer takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Standing {
+    /// In the roster of the next round.
+    Active,
+    /// Missed too many rounds; may join again.
+    Dormant,
+    /// Left; may join again.
+    Left,
+    /// Signed two different statements about one round. For good.
+    Excluded,
+}
+
+/// What the ledger remembers of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Peer {
+    /// Whether it takes part.
+    pub standing: Standing,
+    /// How often it joined.
+    pub joins: u32,
+    /// Rounds in a row that it missed.
+    pub absent: u32,
+    /// Rounds into which its contribution was merged.
+    pub merged: u32,
+    /// Tokens of these contributions.
+    pub tokens: Tokens,
+}
+
+/// A commitment with its signature.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Committed {
+    /// Hash that binds peer, round and blob.
+    pub commitment: Hash,
+    /// Kept as evidence.
+    pub signature: Signature,
+}
+
+/// A reveal with its signature.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Revealed {
+    /// What was revealed.
+    pub reveal: Reveal,
+    /// Kept as evidence.
+    pub signature: Signature,
+}
+
+/// One peer's word on the revealed blobs.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Checked {
+    /// Whose blobs it holds and finds well formed.
+    pub accepted: Vec<PeerId>,
+    /// Whose it refuses.
+    pub refused: Vec<Refused>,
+}
+
+/// A contribution that is to be merged.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Planned {
+    /// Whose.
+    pub peer: PeerId,
+    /// Its blob.
+    pub blob: Hash,
+    /// The blob's size.
+    pub bytes: ByteCount,
+    /// Its weight.
+    pub tokens: Tokens,
+}
+
+/// The roots that a peer computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub struct Roots {
+    /// Of θ.
+    pub theta: Hash,
+    /// Of the outer optimizer's momentum.
+    pub momentum: Option<Hash>,
+}
+
+/// Two different statements of one peer about one round, both signed: anyone can check them.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Evidence {
+    /// The first, as recorded.
+    pub first: SignedTransaction,
+    /// The second.
+    pub second: SignedTransaction,
+}
+
+/// The round under way.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct RoundState {
+    /// Its number.
+    pub number: Round,
+    /// What it waits for.
+    pub phase: Phase,
+    /// When the phase began.
+    pub since: Millis,
+    /// When a quorum had joined or committed.
+    pub quorum_at: Option<Millis>,
+    /// Drawn from the block before the round opened; nobody knew it earlier.
+    pub beacon: Hash,
+    /// Who takes part, ascending.
+    pub roster: Vec<PeerId>,
+    /// Who committed.
+    pub commits: BTreeMap<PeerId, Committed>,
+    /// Who revealed.
+    pub reveals: BTreeMap<PeerId, Revealed>,
+    /// Who checked.
+    pub checks: BTreeMap<PeerId, Checked>,
+    /// What is merged, ascending by peer; fixed when the phase Merge begins.
+    pub plan: Vec<Planned>,
+    /// Who posted which root.
+    pub roots: BTreeMap<PeerId, Roots>,
+}
+
+impl RoundState {
+    /// A round that waits for peers.
+    pub(crate) fn gathering(number: Round, since: Millis) -> Self {
+        Self {
+            number,
+            phase: Phase::Gathering,
+            since,
+            quorum_at: None,
+            beacon: Hash::ZERO,
+            roster: Vec::new(),
+            commits: BTreeMap::new(),
+            reveals: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            plan: Vec::new(),
+            roots: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn enter(&mut self, phase: Phase, now: Millis) {
+        self.phase = phase;
+        self.since = now;
+        self.quorum_at = None;
+    }
+
+    /// The place of `peer` in the roster.
+    pub fn replica(&self, peer: &PeerId) -> Option<usize> {
+        self.roster.binary_search(peer).ok()
+    }
+
+    /// Whether `count` of equal roots there are, and which.
+    pub(crate) fn agreed_roots(&self, count: usize) -> Option<Roots> {
+        let mut votes: BTreeMap<Roots, usize> = BTreeMap::new();
+        for roots in self.roots.values() {
+            *votes.entry(*roots).or_default() += 1;
+        }
+        votes.into_iter().find(|(_, n)| *n >= count).map(|(roots, _)| roots)
+    }
+}

@@ -1,0 +1,290 @@
+//! After a block's transactions: does the phase end, and what follows?
+
+use crate::{
+    CheckpointState, Event, Phase, Planned, Roots, RoundState, Standing, State,
+    event::{Outcome, RoundRecord},
+};
+use alloc::{collections::BTreeMap, vec::Vec};
+use atoll_protocol::{CheckReason, Domain, Hash, MicroNats, Millis, PeerId, Refused, Round, Tokens, encode};
+
+impl State {
+    /// Moves through as many phases as are complete at `now`. `parent` is the digest of the block
+    /// before, from which a new round's beacon is drawn.
+    pub(crate) fn settle(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) {
+        loop {
+            let moved = match self.round().phase {
+                Phase::Gathering => self.settle_gathering(now, parent, events),
+                Phase::Commit => self.settle_commit(now, events),
+                Phase::Reveal => self.settle_reveal(now, parent, events),
+                Phase::Check => self.settle_check(now, parent, events),
+                Phase::Merge => self.settle_merge(now, parent, events),
+                Phase::Finished => false,
+            };
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn is_excluded(&self, peer: &PeerId) -> bool {
+        self.core()
+            .peers
+            .get(peer)
+            .is_some_and(|known| known.standing == Standing::Excluded)
+    }
+
+    /// Notes when `count` first reached `quorum`; says whether the grace after that is over.
+    fn grace_over(&mut self, count: usize, quorum: usize, now: Millis) -> bool {
+        if count < quorum {
+            return false;
+        }
+        let grace = self.charter().deadlines.grace;
+        let at = *self.core_mut().round.quorum_at.get_or_insert(now);
+        now >= at.after(grace)
+    }
+
+    fn settle_gathering(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
+        let (active, members) = (self.active().len(), self.charter().members.len());
+        let quorum = self.charter().quorum(members);
+        let ready = self.grace_over(active, quorum, now) || active == members;
+        if ready {
+            let number = self.round().number;
+            self.open(number, now, parent, events);
+        }
+        ready
+    }
+
+    fn open(&mut self, number: Round, now: Millis, parent: Hash, events: &mut Vec<Event>) {
+        let roster = self.active();
+        let mut round = RoundState::gathering(number, now);
+        if number.0 >= self.charter().round.rounds {
+            round.phase = Phase::Finished;
+            events.push(Event::Finished);
+        } else if !roster.is_empty() {
+            round.beacon = Hash::of(Domain::Beacon, &encode(&(self.core().genesis, parent, number)));
+            round.phase = Phase::Commit;
+            round.roster = roster;
+            let (beacon, roster) = (round.beacon, round.roster.clone());
+            events.push(Event::RoundOpened {
+                round: number,
+                beacon,
+                roster,
+            });
+        }
+        self.core_mut().round = round;
+    }
+
+    fn settle_commit(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
+        let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
+        let missing = |peer: &&PeerId| !round.commits.contains_key(*peer) && !self.is_excluded(peer);
+        let (all, count) = (!round.roster.iter().any(|peer| missing(&peer)), round.commits.len());
+        let ready = self.grace_over(count, quorum, now) || all;
+        if ready {
+            self.core_mut().round.enter(Phase::Reveal, now);
+            events.push(Event::RevealOpened(self.round().number));
+        }
+        ready
+    }
+
+    fn settle_reveal(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
+        let round = self.round();
+        let all = round
+            .commits
+            .keys()
+            .all(|peer| round.reveals.contains_key(peer) || self.is_excluded(peer));
+        let ready = all || now >= round.since.after(self.charter().deadlines.reveal);
+        if !ready {
+            return false;
+        }
+        if round.reveals.is_empty() {
+            self.end(Outcome::NobodyRevealed, now, parent, events);
+        } else {
+            self.core_mut().round.enter(Phase::Check, now);
+            events.push(Event::CheckOpened(self.round().number));
+        }
+        true
+    }
+
+    fn settle_check(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
+        let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
+        let all = round
+            .commits
+            .keys()
+            .all(|peer| round.checks.contains_key(peer) || self.is_excluded(peer));
+        let late = now >= round.since.after(self.charter().deadlines.check);
+        if round.checks.len() < quorum || !(all || late) {
+            return false;
+        }
+        let plan = self.plan(quorum);
+        if plan.is_empty() {
+            self.end(Outcome::NothingAccepted, now, parent, events);
+            return true;
+        }
+        let refused = self.refused(&plan);
+        let round = &mut self.core_mut().round;
+        round.plan.clone_from(&plan);
+        round.enter(Phase::Merge, now);
+        events.push(Event::MergeOpened {
+            round: round.number,
+            plan,
+            refused,
+        });
+        true
+    }
+
+    /// Contributions that a quorum holds, ascending by peer.
+    fn plan(&self, quorum: usize) -> Vec<Planned> {
+        let round = self.round();
+        let held = |peer: &PeerId| {
+            round
+                .checks
+                .values()
+                .filter(|check| check.accepted.binary_search(peer).is_ok())
+                .count()
+                >= quorum
+        };
+        let fit = |peer: &PeerId| held(peer) && !self.is_excluded(peer);
+        let planned = |(peer, revealed): (&PeerId, &crate::Revealed)| Planned {
+            peer: *peer,
+            blob: revealed.reveal.blob,
+            bytes: revealed.reveal.bytes,
+            tokens: revealed.reveal.tokens,
+        };
+        round
+            .reveals
+            .iter()
+            .filter(|(peer, _)| fit(peer))
+            .map(planned)
+            .collect()
+    }
+
+    /// Revealed but not planned, each with the reason that most peers gave (the first of equals).
+    fn refused(&self, plan: &[Planned]) -> Vec<Refused> {
+        let planned = |peer: &PeerId| plan.iter().any(|entry| entry.peer == *peer);
+        let reason = |peer: &PeerId| {
+            let mut votes: BTreeMap<CheckReason, usize> = BTreeMap::new();
+            let all = self.round().checks.values().flat_map(|check| &check.refused);
+            all.filter(|refused| refused.peer == *peer).for_each(|refused| {
+                *votes.entry(refused.reason).or_default() += 1;
+            });
+            let most = votes.values().max().copied();
+            let first = votes.into_iter().find(|(_, n)| Some(*n) == most);
+            first.map_or(CheckReason::Missing, |(reason, _)| reason)
+        };
+        let out = self.round().reveals.keys().filter(|peer| !planned(peer));
+        out.map(|peer| Refused {
+            peer: *peer,
+            reason: reason(peer),
+        })
+        .collect()
+    }
+
+    fn settle_merge(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
+        let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
+        if let Some(roots) = round.agreed_roots(quorum) {
+            self.end(Outcome::Closed(roots), now, parent, events);
+            return true;
+        }
+        let all = round
+            .roster
+            .iter()
+            .all(|peer| round.roots.contains_key(peer) || self.is_excluded(peer));
+        let late = now >= round.since.after(self.charter().deadlines.merge) && round.roots.len() >= quorum;
+        if all || late {
+            self.end(Outcome::RootsSplit, now, parent, events);
+        }
+        all || late
+    }
+
+    fn end(&mut self, outcome: Outcome, now: Millis, parent: Hash, events: &mut Vec<Event>) {
+        let record = self.record(outcome, now);
+        self.credit(&record, events);
+        let core = self.core_mut();
+        core.history = Hash::of(Domain::History, &encode(&(core.history, &record)));
+        let number = record.round;
+        events.push(Event::RoundEnded(record));
+        if let Outcome::Closed(roots) = outcome {
+            core.roots = roots;
+        }
+        self.checkpoint_due(number, events);
+        self.open(number.next(), now, parent, events);
+    }
+
+    fn record(&self, outcome: Outcome, now: Millis) -> RoundRecord {
+        let round = self.round();
+        let merged = match outcome {
+            Outcome::Closed(_) => round.plan.clone(),
+            _ => Vec::new(),
+        };
+        let without = |from: &[PeerId], has: &dyn Fn(&PeerId) -> bool| -> Vec<PeerId> {
+            from.iter().filter(|peer| !has(peer)).copied().collect()
+        };
+        let committed: Vec<PeerId> = round.commits.keys().copied().collect();
+        let reveals = || {
+            merged
+                .iter()
+                .filter_map(|entry| round.reveals.get(&entry.peer))
+                .map(|entry| &entry.reveal)
+        };
+        RoundRecord {
+            round: round.number,
+            outcome,
+            closed_at: now,
+            roster: round.roster.clone(),
+            absent: without(&round.roster, &|peer| round.commits.contains_key(peer)),
+            withheld: without(&committed, &|peer| round.reveals.contains_key(peer)),
+            refused: self.refused(&round.plan),
+            train_loss: mean(reveals().map(|reveal| (reveal.train_loss, reveal.tokens))),
+            held_out: mean(reveals().map(|reveal| (reveal.held_out, Tokens(1)))),
+            merged,
+        }
+    }
+
+    /// Counts contributions and absences.
+    fn credit(&mut self, record: &RoundRecord, events: &mut Vec<Event>) {
+        let absent_max = self.charter().round.absent_max;
+        for entry in &record.merged {
+            if let Some(peer) = self.core_mut().peers.get_mut(&entry.peer) {
+                peer.merged = peer.merged.saturating_add(1);
+                peer.tokens = Tokens(peer.tokens.0.saturating_add(entry.tokens.0));
+            }
+        }
+        for id in &record.roster {
+            let Some(peer) = self.core_mut().peers.get_mut(id) else {
+                continue;
+            };
+            let missed = record.absent.contains(id);
+            peer.absent = if missed { peer.absent.saturating_add(1) } else { 0 };
+            if peer.absent >= absent_max && peer.standing == Standing::Active {
+                peer.standing = Standing::Dormant;
+                events.push(Event::Dormant(*id));
+            }
+        }
+    }
+
+    fn checkpoint_due(&mut self, ended: Round, events: &mut Vec<Event>) {
+        let rules = &self.charter().round;
+        let count = u64::from(ended.0) + 1;
+        let due = count % u64::from(rules.checkpoint_every) == 0 || count == u64::from(rules.rounds);
+        if due {
+            let roots: Roots = self.core().roots;
+            self.core_mut().checkpoint = Some(CheckpointState {
+                round: ended,
+                theta: roots.theta,
+                statements: BTreeMap::new(),
+                recorded: None,
+            });
+            events.push(Event::CheckpointDue(ended, roots));
+        }
+    }
+}
+
+/// Mean loss by weight; 0 where nothing was merged.
+fn mean(losses: impl Iterator<Item = (MicroNats, Tokens)>) -> MicroNats {
+    let (mut sum, mut weight) = (0u128, 0u128);
+    for (loss, tokens) in losses {
+        sum = sum.saturating_add(u128::from(loss.0).saturating_mul(tokens.0.into()));
+        weight += u128::from(tokens.0);
+    }
+    MicroNats(u64::try_from(sum / weight.max(1)).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,606 @@
+//! The round machine in its own language: a script of statements, and what the ledger made of each.
+
+use atoll_ledger::{BlockError, Event, Outcome, Phase, Refusal, Standing, State};
+use atoll_protocol::{
+    Action, ByteCount, CheckReason, Domain, Fraction, Hash, InnerSteps, Keypair, MicroNats, Millis, Nano, PeerId,
+    Refused, Round, Tokens, Transaction,
+    charter::{
+        CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
+    },
+    transaction::{Reveal, SignedTransaction, commitment},
+};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const GRACE: u64 = 2_000;
+const CHECK: u64 = 10_000;
+
+fn charter(keys: &[Keypair]) -> Charter {
+    let members = keys.iter().zip("abcdefgh".chars()).map(|(key, name)| Member {
+        name: name.into(),
+        key: key.peer(),
+    });
+    Charter {
+        version: CHARTER_VERSION,
+        name: "test".into(),
+        seed: 1,
+        model: Model {
+            vocab: 16,
+            width: 4,
+            layers: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_width: 4,
+            ffn: 8,
+            context: 8,
+            rope_theta: 10_000,
+            norm_eps: Nano(10_000),
+            tied: true,
+            theta: Hash([9; 32]),
+            tokenizer: Hash::ZERO,
+        },
+        data: Data { manifest: Hash::ZERO },
+        round: RoundRules {
+            rounds: 3,
+            inner_steps: InnerSteps(4),
+            batch: 2,
+            sequence: 8,
+            held_out: 1,
+            quorum: Fraction {
+                numerator: 2,
+                denominator: 3,
+            },
+            retention: 0,
+            checkpoint_every: 2,
+            absent_max: 2,
+        },
+        inner: InnerOptimizer {
+            lr: Nano(1_000_000),
+            lr_min_ratio: Nano(0),
+            warmup: InnerSteps(0),
+            weight_decay: Nano(0),
+            beta1: Nano(0),
+            beta2: Nano(0),
+            eps: Nano(10),
+            clip: Nano::ONE,
+        },
+        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
+        codec: Codec::Dense,
+        deadlines: Deadlines {
+            grace: Millis(GRACE),
+            reveal: Millis(5_000),
+            check: Millis(CHECK),
+            merge: Millis(10_000),
+            heartbeat: Millis(60_000),
+        },
+        members: members.collect(),
+    }
+}
+
+/// A network of one ledger: statements go in, blocks are applied, events come out.
+struct World {
+    keys: Vec<Keypair>,
+    state: State,
+    now: u64,
+    events: Vec<Event>,
+}
+
+impl World {
+    fn new(n: usize) -> Self {
+        let mut keys: Vec<Keypair> = (0..n as u8).map(|i| Keypair::from_seed(&[i + 1; 32])).collect();
+        keys.sort_by_key(Keypair::peer);
+        let charter = charter(&keys);
+        charter.validate().unwrap();
+        Self {
+            keys,
+            state: State::genesis(Arc::new(charter)),
+            now: 1_000,
+            events: vec![],
+        }
+    }
+
+    fn peer(&self, who: usize) -> PeerId {
+        self.keys[who].peer()
+    }
+
+    fn blob(who: usize) -> Hash {
+        Hash([who as u8 + 100; 32])
+    }
+
+    fn sign(&self, who: usize, action: Action) -> SignedTransaction {
+        let genesis = self.state.core().genesis;
+        self.keys[who].sign(Domain::Transaction, Transaction { genesis, action })
+    }
+
+    /// One block with one statement at the current time.
+    fn say(&mut self, who: usize, action: Action) -> Result<(), Refusal> {
+        let transaction = self.sign(who, action);
+        self.state.admissible(&transaction)?;
+        self.now += 1;
+        let (block, drafted) = self.state.draft(Millis(self.now), [transaction]);
+        let (next, events) = self.state.apply(&block).unwrap();
+        assert_eq!(next, drafted, "who drafts and who checks come to the same state");
+        self.state = next;
+        self.events.extend(events);
+        Ok(())
+    }
+
+    fn wait(&mut self, length: u64) {
+        self.now += length;
+        let (block, _) = self.state.draft(Millis(self.now), []);
+        let (next, events) = self.state.apply(&block).unwrap();
+        self.state = next;
+        self.events.extend(events);
+    }
+
+    fn join_all(&mut self) {
+        (0..self.keys.len()).for_each(|who| self.say(who, Action::Join { sequence: 0 }).unwrap());
+    }
+
+    fn commit(&mut self, who: usize) -> Result<(), Refusal> {
+        let (round, peer, genesis) = (self.state.round().number, self.peer(who), self.state.core().genesis);
+        self.say(
+            who,
+            Action::Commit {
+                round,
+                commitment: commitment(&genesis, &peer, round, &Self::blob(who)),
+            },
+        )
+    }
+
+    fn reveal_of(&self, who: usize) -> Reveal {
+        Reveal {
+            round: self.state.round().number,
+            blob: Self::blob(who),
+            bytes: ByteCount(100),
+            steps: InnerSteps(4),
+            tokens: Tokens(64),
+            train_loss: MicroNats(2_000_000 + who as u64),
+            held_out: MicroNats(3_000_000),
+        }
+    }
+
+    fn reveal(&mut self, who: usize) -> Result<(), Refusal> {
+        let reveal = self.reveal_of(who);
+        self.say(who, Action::Reveal(reveal))
+    }
+
+    fn check(&mut self, who: usize, refuse: &[(usize, CheckReason)]) -> Result<(), Refusal> {
+        let refused: Vec<_> = refuse
+            .iter()
+            .map(|(of, reason)| Refused {
+                peer: self.peer(*of),
+                reason: *reason,
+            })
+            .collect();
+        let accepted = self.state.round().reveals.keys().copied();
+        let accepted = accepted
+            .filter(|peer| !refused.iter().any(|entry| entry.peer == *peer))
+            .collect();
+        let round = self.state.round().number;
+        self.say(
+            who,
+            Action::Check {
+                round,
+                accepted,
+                refused,
+            },
+        )
+    }
+
+    fn root(&mut self, who: usize, theta: u8) -> Result<(), Refusal> {
+        let round = self.state.round().number;
+        self.say(
+            who,
+            Action::MergeRoot {
+                round,
+                theta: Hash([theta; 32]),
+                momentum: None,
+            },
+        )
+    }
+
+    /// A whole round in which `who` take part.
+    fn round(&mut self, who: &[usize], theta: u8) {
+        who.iter().for_each(|w| self.commit(*w).unwrap());
+        if self.state.round().phase == Phase::Commit {
+            self.wait(GRACE);
+        }
+        who.iter().for_each(|w| self.reveal(*w).unwrap());
+        who.iter().for_each(|w| self.check(*w, &[]).unwrap());
+        let number = self.state.round().number;
+        for w in who {
+            if self.state.round().number == number {
+                self.root(*w, theta).unwrap();
+            }
+        }
+    }
+
+    fn last_record(&self) -> &atoll_ledger::RoundRecord {
+        let record = |event: &_| matches!(event, Event::RoundEnded(_));
+        match self.events.iter().rev().find(|event| record(event)) {
+            Some(Event::RoundEnded(record)) => record,
+            _ => panic!("no round has ended"),
+        }
+    }
+}
+
+#[test]
+fn four_peers_close_three_rounds() {
+    let mut w = World::new(4);
+    w.join_all();
+    assert_eq!(w.state.round().phase, Phase::Commit);
+    for round in 0..3u8 {
+        assert_eq!(w.state.round().number, Round(round.into()));
+        w.round(&[0, 1, 2, 3], round + 10);
+        assert_eq!(w.last_record().merged.len(), 4);
+        assert_eq!(w.state.core().roots.theta, Hash([round + 10; 32]));
+    }
+    assert_eq!(w.state.round().phase, Phase::Finished);
+    assert_eq!(w.last_record().train_loss, MicroNats(2_000_001));
+    let due: Vec<_> = w
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::CheckpointDue(..)))
+        .collect();
+    assert_eq!(due.len(), 2, "after rounds 1 and 2");
+    assert!(
+        w.state
+            .core()
+            .peers
+            .values()
+            .all(|peer| peer.merged == 3 && peer.tokens == Tokens(192))
+    );
+}
+
+#[test]
+fn one_peer_alone() {
+    let mut w = World::new(1);
+    w.join_all();
+    w.round(&[0], 5);
+    assert!(matches!(w.last_record().outcome, Outcome::Closed(_)));
+}
+
+#[test]
+fn a_quorum_goes_on_without_a_dead_peer_and_drops_it_later() {
+    let mut w = World::new(4);
+    w.join_all();
+    w.round(&[0, 1, 2], 1);
+    assert_eq!(w.last_record().absent, [w.peer(3)]);
+    w.round(&[0, 1, 2], 2);
+    let gone = w.peer(3);
+    assert_eq!(w.state.core().peers[&gone].standing, Standing::Dormant);
+    assert_eq!(w.state.round().roster.len(), 3);
+    assert!(matches!(w.commit(3), Err(Refusal::NotInRoster { .. })));
+    w.say(3, Action::Join { sequence: 1 }).unwrap();
+    w.round(&[0, 1, 2], 3);
+}
+
+#[test]
+fn nothing_moves_below_a_quorum() {
+    let mut w = World::new(4);
+    w.say(0, Action::Join { sequence: 0 }).unwrap();
+    w.wait(1_000_000);
+    assert_eq!(w.state.round().phase, Phase::Gathering);
+    w.say(1, Action::Join { sequence: 0 }).unwrap();
+    w.say(2, Action::Join { sequence: 0 }).unwrap();
+    assert_eq!(w.state.next_deadline(), Some(Millis(w.now + GRACE)));
+    w.wait(GRACE);
+    assert_eq!(
+        (w.state.round().phase, w.state.round().roster.len()),
+        (Phase::Commit, 3)
+    );
+    w.commit(0).unwrap();
+    w.wait(1_000_000);
+    assert_eq!(w.state.round().phase, Phase::Commit);
+}
+
+#[test]
+fn a_commit_without_reveal_is_recorded_and_holds_nobody_up() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..3).for_each(|who| w.reveal(who).unwrap());
+    assert_eq!(w.state.round().phase, Phase::Reveal);
+    w.wait(5_000);
+    assert_eq!(w.state.round().phase, Phase::Check);
+    (0..3).for_each(|who| w.check(who, &[]).unwrap());
+    w.wait(CHECK);
+    (0..3).for_each(|who| w.root(who, 1).unwrap());
+    assert_eq!(w.last_record().withheld, [w.peer(3)]);
+    assert_eq!(w.last_record().merged.len(), 3);
+}
+
+#[test]
+fn two_reveals_are_equivocation_with_both_signatures() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    w.reveal(0).unwrap();
+    let same = w.reveal_of(0);
+    assert!(matches!(w.say(0, Action::Reveal(same)), Err(Refusal::Repeated { .. })));
+    let other = Reveal {
+        blob: Hash([1; 32]),
+        ..w.reveal_of(0)
+    };
+    w.say(0, Action::Reveal(other)).unwrap();
+    let culprit = w.peer(0);
+    let evidence = w.state.core().evidence[&culprit].clone();
+    for signed in [evidence.first, evidence.second] {
+        assert_eq!(signed.signer, culprit);
+        signed.verify(Domain::Transaction).unwrap();
+    }
+    assert!(matches!(
+        w.say(0, Action::Leave { sequence: 1 }),
+        Err(Refusal::Excluded(_))
+    ));
+    (1..4).for_each(|who| w.reveal(who).unwrap());
+    (1..4).for_each(|who| w.check(who, &[]).unwrap());
+    assert!(w.state.round().plan.iter().all(|entry| entry.peer != culprit));
+    (1..4).for_each(|who| w.root(who, 1).unwrap());
+    assert!(!w.state.round().roster.contains(&culprit));
+}
+
+#[test]
+fn two_commits_are_equivocation_too() {
+    let mut w = World::new(4);
+    w.join_all();
+    w.commit(2).unwrap();
+    w.say(
+        2,
+        Action::Commit {
+            round: Round(0),
+            commitment: Hash::ZERO,
+        },
+    )
+    .unwrap();
+    let culprit = w.peer(2);
+    assert_eq!(w.state.core().peers[&culprit].standing, Standing::Excluded);
+}
+
+#[test]
+fn what_a_quorum_does_not_hold_is_not_merged() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..4).for_each(|who| w.reveal(who).unwrap());
+    w.check(0, &[(3, CheckReason::Missing)]).unwrap();
+    w.check(1, &[(2, CheckReason::Missing), (3, CheckReason::Malformed)])
+        .unwrap();
+    w.check(2, &[(3, CheckReason::Malformed)]).unwrap();
+    w.check(3, &[]).unwrap();
+    assert_eq!(w.state.round().plan.len(), 3);
+    (0..3).for_each(|who| w.root(who, 1).unwrap());
+    assert_eq!(
+        w.last_record().refused,
+        [Refused {
+            peer: w.peer(3),
+            reason: CheckReason::Malformed
+        }]
+    );
+}
+
+#[test]
+fn when_nothing_is_accepted_theta_stays() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..4).for_each(|who| w.reveal(who).unwrap());
+    let all = [0, 1, 2, 3].map(|who| (who, CheckReason::BadValue));
+    (0..4).for_each(|who| w.check(who, &all).unwrap());
+    assert_eq!(w.last_record().outcome, Outcome::NothingAccepted);
+    assert_eq!(
+        (w.state.core().roots.theta, w.state.round().number),
+        (Hash([9; 32]), Round(1))
+    );
+}
+
+#[test]
+fn split_roots_void_the_round() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..4).for_each(|who| w.reveal(who).unwrap());
+    (0..4).for_each(|who| w.check(who, &[]).unwrap());
+    (0..4).for_each(|who| w.root(who, who as u8 / 2).unwrap());
+    assert_eq!(w.last_record().outcome, Outcome::RootsSplit);
+    assert_eq!(w.state.core().roots.theta, Hash([9; 32]));
+}
+
+#[test]
+fn one_peer_with_another_root_does_not_hold_up_the_rest() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..4).for_each(|who| w.reveal(who).unwrap());
+    (0..4).for_each(|who| w.check(who, &[]).unwrap());
+    w.root(3, 99).unwrap();
+    (0..3).for_each(|who| w.root(who, 1).unwrap());
+    assert_eq!(w.state.core().roots.theta, Hash([1; 32]));
+}
+
+#[test]
+fn impossible_work_is_refused_with_its_numbers() {
+    let mut w = World::new(1);
+    w.join_all();
+    w.commit(0).unwrap();
+    let honest = w.reveal_of(0);
+    for (change, text) in [
+        (
+            Reveal {
+                tokens: Tokens(65),
+                ..honest.clone()
+            },
+            "4 steps with 65 tokens",
+        ),
+        (
+            Reveal {
+                steps: InnerSteps(5),
+                tokens: Tokens(80),
+                ..honest.clone()
+            },
+            "5 steps with 80 tokens",
+        ),
+        (
+            Reveal {
+                bytes: ByteCount(0),
+                ..honest.clone()
+            },
+            "a blob of 0 bytes",
+        ),
+        (
+            Reveal {
+                round: Round(7),
+                ..honest.clone()
+            },
+            "round 7 is not open; current is 0",
+        ),
+        (
+            Reveal {
+                blob: Hash::ZERO,
+                ..honest
+            },
+            "not what peer",
+        ),
+    ] {
+        let refusal = w.say(0, Action::Reveal(change)).unwrap_err().to_string();
+        assert!(refusal.contains(text), "{refusal}");
+    }
+}
+
+#[test]
+fn strangers_forgers_and_other_runs_are_refused() {
+    let w = World::new(2);
+    let stranger = Keypair::from_seed(&[77; 32]);
+    let genesis = w.state.core().genesis;
+    let join = Transaction {
+        genesis,
+        action: Action::Join { sequence: 0 },
+    };
+    let refused = w.state.admissible(&stranger.sign(Domain::Transaction, join.clone()));
+    assert_eq!(refused, Err(Refusal::NotAMember(stranger.peer())));
+    let mut forged = stranger.sign(Domain::Transaction, join.clone());
+    forged.signer = w.peer(0);
+    assert!(matches!(w.state.admissible(&forged), Err(Refusal::Signature(_))));
+    let other = Transaction {
+        genesis: Hash::ZERO,
+        ..join
+    };
+    assert!(matches!(
+        w.state.admissible(&w.keys[0].sign(Domain::Transaction, other)),
+        Err(Refusal::OtherGenesis { .. })
+    ));
+}
+
+#[test]
+fn a_block_that_does_not_fit_is_refused() {
+    let w = World::new(2);
+    let (good, _) = w.state.draft(Millis(5_000), [w.sign(0, Action::Join { sequence: 0 })]);
+    let refused = |change: &dyn Fn(&mut atoll_protocol::Block)| {
+        let mut block = good.clone();
+        change(&mut block);
+        w.state.apply(&block).unwrap_err()
+    };
+    assert!(matches!(
+        refused(&|b| b.header.parent = Hash::ZERO),
+        BlockError::Parent { .. }
+    ));
+    assert!(matches!(
+        refused(&|b| b.header.height.0 += 1),
+        BlockError::Height { .. }
+    ));
+    assert!(matches!(
+        refused(&|b| b.header.time = Millis(0)),
+        BlockError::Time { .. }
+    ));
+    assert!(matches!(
+        refused(&|b| b.header.state = Hash::ZERO),
+        BlockError::Root { what: "state", .. }
+    ));
+    assert!(matches!(
+        refused(&|b| b.header.validators = Hash::ZERO),
+        BlockError::Root { what: "validators", .. }
+    ));
+    assert!(matches!(
+        refused(&|b| b.transactions.clear()),
+        BlockError::Root {
+            what: "transactions",
+            ..
+        }
+    ));
+    let repeated = refused(&|b| {
+        b.transactions.push(b.transactions[0].clone());
+        b.header.transactions = atoll_protocol::Block::transactions_root(&b.transactions);
+    });
+    assert!(
+        matches!(
+            repeated,
+            BlockError::Transaction {
+                index: 1,
+                kind: "join",
+                ..
+            }
+        ),
+        "{repeated}"
+    );
+}
+
+#[test]
+fn checkpoints_are_recorded_by_a_quorum() {
+    let mut w = World::new(4);
+    w.join_all();
+    w.round(&[0, 1, 2, 3], 1);
+    let say = |manifest| Action::Checkpoint {
+        round: Round(1),
+        manifest,
+        held_out: MicroNats(7),
+    };
+    assert_eq!(w.say(0, say(Hash::ZERO)), Err(Refusal::NoCheckpointDue(Round(1))));
+    w.round(&[0, 1, 2, 3], 2);
+    w.say(3, say(Hash([66; 32]))).unwrap();
+    (0..3).for_each(|who| w.say(who, say(Hash::ZERO)).unwrap());
+    let recorded = w.state.core().checkpoint.as_ref().unwrap();
+    assert_eq!((recorded.recorded, recorded.theta), (Some(Hash::ZERO), Hash([2; 32])));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Any script of statements: the ledger never panics, who drafts and who applies agree, a merge
+    /// holds only what was revealed, and replaying the blocks gives the same root.
+    #[test]
+    fn any_script_replays_to_the_same_root(script in prop::collection::vec((0usize..4, 0u8..9, any::<u8>()), 1..60)) {
+        let mut w = World::new(4);
+        let first = w.state.clone();
+        w.join_all();
+        let mut blocks = vec![];
+        for (who, what, arg) in script {
+            let transaction = match what {
+                0 => { let (genesis, peer, round) = (w.state.core().genesis, w.peer(who), w.state.round().number);
+                       Some(Action::Commit { round, commitment: commitment(&genesis, &peer, round, &World::blob(who)) }) }
+                1 => Some(Action::Reveal(w.reveal_of(who))),
+                2 => Some(Action::Check { round: w.state.round().number, accepted: w.state.round().reveals.keys().copied().collect(), refused: vec![] }),
+                3 => Some(Action::MergeRoot { round: w.state.round().number, theta: Hash([arg % 2; 32]), momentum: None }),
+                4 => Some(Action::Leave { sequence: 1 }),
+                5 => Some(Action::Join { sequence: u32::from(arg % 3) }),
+                6 => Some(Action::Reveal(Reveal { blob: Hash([arg; 32]), ..w.reveal_of(who) })),
+                _ => None,
+            };
+            w.now += u64::from(arg) * 100;
+            let (block, drafted) = w.state.draft(Millis(w.now), transaction.map(|action| w.sign(who, action)));
+            let (next, _) = w.state.apply(&block).unwrap();
+            prop_assert_eq!(&next, &drafted);
+            let round = next.round();
+            prop_assert!(round.plan.iter().all(|entry| round.reveals[&entry.peer].reveal.blob == entry.blob));
+            w.state = next;
+            blocks.push(block);
+        }
+        let mut again = first;
+        let mut join = World::new(4);
+        join.join_all();
+        again.clone_from(&join.state);
+        for block in &blocks {
+            again = again.apply(block).unwrap().0;
+        }
+        prop_assert_eq!(again.root(), w.state.root());
+    }
+}
