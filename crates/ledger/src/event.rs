@@ -1,7 +1,7 @@
 //! What a block changed, in order: every view of a run is a fold over these.
 
 use crate::{Evidence, Planned, Roots};
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -53,7 +53,7 @@ pub enum Event {
     /// A peer missed too many rounds.
     Dormant(PeerId),
     /// A peer signed two different statements.
-    Excluded(PeerId, Evidence),
+    Excluded(PeerId, Box<Evidence>),
     /// A round began.
     RoundOpened {
         /// Its number.

@@ -1,7 +1,7 @@
 //! One transaction: first every check, then the change, so that a refusal changes nothing.
 
 use crate::{Checked, Committed, Event, Evidence, Peer, Phase, Refusal, Revealed, Roots, RoundState, Standing, State};
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{
     Action, Domain, Hash, MicroNats, PeerId, Refused, Round, Signature, Signed, Tokens, Transaction, Verified,
     charter::OuterOptimizer,
@@ -342,6 +342,6 @@ impl State {
             known.standing = Standing::Excluded;
         }
         self.core_mut().evidence.insert(peer, evidence.clone());
-        events.push(Event::Excluded(peer, evidence));
+        events.push(Event::Excluded(peer, Box::new(evidence)));
     }
 }

@@ -31,7 +31,8 @@ pub struct Core {
     pub height: Height,
     /// Time of the last block.
     pub time: Millis,
-    /// Roots of the global parameters.
+    /// Roots of the global parameters. A momentum of [`Hash::ZERO`] is the all-zero one before the
+    /// first outer step.
     pub roots: Roots,
     /// Everyone who ever joined.
     pub peers: BTreeMap<PeerId, Peer>,

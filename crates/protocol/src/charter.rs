@@ -313,7 +313,7 @@ impl Model {
         within("model.layers", self.layers.into(), 1, 1024)?;
         within("model.heads", self.heads.into(), 1, 1024)?;
         within("model.kv_heads", self.kv_heads.into(), 1, self.heads.into())?;
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(refuse(
                 "model.kv_heads",
                 self.kv_heads,
@@ -321,7 +321,7 @@ impl Model {
             ));
         }
         within("model.head_width", self.head_width.into(), 2, 1024)?;
-        if self.head_width % 2 != 0 {
+        if !self.head_width.is_multiple_of(2) {
             return Err(refuse("model.head_width", self.head_width, "must be even"));
         }
         within("model.ffn", self.ffn.into(), 1, 1 << 20)?;

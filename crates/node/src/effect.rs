@@ -1,0 +1,141 @@
+//! What goes in and what comes out.
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+use atoll_ledger::{Event, Planned, Roots, assign::Share};
+use atoll_protocol::{Action, Block, CheckReason, Hash, MicroNats, Millis, PeerId, Round, transaction::Reveal};
+
+/// A finished round's work: encoded, stored on disk, and noted so that a crash cannot make another.
+pub type Contribution = Reveal;
+
+/// What a machine is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The next final block.
+    Final(Box<Block>),
+    /// Inner steps are done and the contribution is on disk.
+    Trained(Contribution),
+    /// A revealed blob was fetched and found well formed, or not.
+    Fetched {
+        /// Round of the reveal.
+        round: Round,
+        /// Whose.
+        peer: PeerId,
+        /// Whether it may be merged.
+        verdict: Result<(), CheckReason>,
+    },
+    /// Merge and outer step are done; the owner holds the result beside θ.
+    Merged {
+        /// The round.
+        round: Round,
+        /// Roots of the result.
+        roots: Roots,
+    },
+    /// The plan could not be merged here.
+    MergeFailed {
+        /// The round.
+        round: Round,
+        /// Why, for people.
+        reason: String,
+    },
+    /// θ is now that of these roots.
+    Adopted(Roots),
+    /// A checkpoint is written.
+    Checkpointed {
+        /// Last round in it.
+        round: Round,
+        /// Hash of its file list.
+        manifest: Hash,
+        /// Held-out loss measured.
+        held_out: MicroNats,
+    },
+    /// A timer fired.
+    Timer(Timer),
+    /// An operator wants out: say so on the ledger.
+    Leave,
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// Look at the ledger and do what is due; set at start and while old blocks stream in.
+    Resume,
+    /// Judge what has not arrived as missing.
+    Check(Round),
+}
+
+/// What a machine wants done. The owner keeps the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Sign and submit.
+    Submit(Action),
+    /// Train from θ on this share and report [`Input::Trained`]. Replaces training under way.
+    Train {
+        /// The round.
+        round: Round,
+        /// What to read.
+        share: Share,
+    },
+    /// Training under way is of no use any more: stop it.
+    Abort,
+    /// Fetch a revealed blob from its peer or anyone, check it, report [`Input::Fetched`].
+    Fetch {
+        /// Whose and what.
+        peer: PeerId,
+        /// As revealed.
+        reveal: Reveal,
+    },
+    /// Merge these into a copy of θ and report [`Input::Merged`] or [`Input::MergeFailed`].
+    Merge {
+        /// The round.
+        round: Round,
+        /// In this order.
+        plan: Vec<Planned>,
+    },
+    /// The merged copy is θ from now on.
+    Advance(Roots),
+    /// The merged copy is void: drop it.
+    Discard,
+    /// One's own contribution was not merged: add it back to the error feedback.
+    Restore(Round),
+    /// Fetch θ with these roots from anyone who holds it, drop local training state that belongs to
+    /// another θ, report [`Input::Adopted`].
+    Adopt(Roots),
+    /// Write the checkpoint of θ and report [`Input::Checkpointed`].
+    Checkpoint(Round),
+    /// Blobs of rounds before this one may go.
+    Collect(Round),
+    /// Call back.
+    SetTimer {
+        /// At this time, by the clock that is passed to `step`.
+        at: Millis,
+        /// With this.
+        timer: Timer,
+    },
+    /// For people and logs.
+    Notice(Notice),
+}
+
+/// Something that people may want to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The ledger moved.
+    Ledger(Event),
+    /// Our θ is not the one that a quorum agreed on.
+    Diverged {
+        /// The round.
+        round: Round,
+        /// Computed here.
+        ours: Roots,
+        /// Agreed.
+        agreed: Roots,
+    },
+    /// A final block does not apply here: this build or this disk is wrong.
+    Broken(String),
+    /// A plan could not be merged here.
+    MergeFailed {
+        /// The round.
+        round: Round,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,194 @@
+//! The machine's state and its one door, [`Node::step`].
+
+use crate::{Contribution, Effect, Input, Notice, Timer};
+use alloc::{collections::BTreeMap, format, vec::Vec};
+use atoll_ledger::{Phase, Roots, Standing, State};
+use atoll_protocol::{Action, Block, CheckReason, Millis, PeerId, Round};
+
+/// A block older than this is history being caught up with: track it, but do not act on it.
+pub const STALE: Millis = Millis(5_000);
+/// How long to wait for newer blocks before acting.
+const SETTLE: Millis = Millis(500);
+
+/// Where a merge under way or done stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merge {
+    /// Asked for.
+    Running(Round),
+    /// The result beside θ.
+    Done(Round, Roots),
+}
+
+/// What the machine does with θ at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// Nothing.
+    Idle,
+    /// Training for a round.
+    Training(Round),
+    /// Fetching θ.
+    Adopting(Roots),
+}
+
+/// One peer's machine.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub(crate) me: PeerId,
+    pub(crate) state: State,
+    /// Roots of the θ that the owner holds.
+    pub(crate) holds: Roots,
+    /// The contribution on disk, if its round is not over.
+    pub(crate) mine: Option<Contribution>,
+    /// Verdicts on the current round's reveals; none while a fetch is under way.
+    pub(crate) verdicts: BTreeMap<PeerId, Option<Result<(), CheckReason>>>,
+    pub(crate) activity: Activity,
+    pub(crate) merge: Option<Merge>,
+    /// A checkpoint to write as soon as θ is right.
+    pub(crate) checkpoint: Option<Round>,
+    pub(crate) leaving: bool,
+    /// Whether the last block was fresh, so that acting on it makes sense.
+    live: bool,
+}
+
+impl Node {
+    /// A machine that continues from `state`, holding the θ of `holds` and, after a crash, the
+    /// contribution that was on disk.
+    pub fn new(me: PeerId, state: State, holds: Roots, mine: Option<Contribution>) -> Self {
+        let checkpoint = state.core().checkpoint.as_ref();
+        let checkpoint = checkpoint
+            .filter(|due| !due.statements.contains_key(&me))
+            .map(|due| due.round);
+        Self {
+            me,
+            state,
+            holds,
+            mine,
+            verdicts: BTreeMap::new(),
+            activity: Activity::Idle,
+            merge: None,
+            checkpoint,
+            leaving: false,
+            live: false,
+        }
+    }
+
+    /// The ledger as of the last block.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Asks to be called back once the first blocks from others had time to arrive.
+    pub fn start(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        out.push(Effect::SetTimer {
+            at: now.after(SETTLE),
+            timer: Timer::Resume,
+        });
+    }
+
+    /// Applies one input. Never blocks; effects leave through `out`, in order.
+    pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Final(block) => self.on_block(now, &block, out),
+            Input::Trained(contribution) => self.on_trained(contribution, out),
+            Input::Fetched { round, peer, verdict } => self.on_fetched(round, peer, verdict, out),
+            Input::Merged { round, roots } => self.on_merged(round, roots, out),
+            Input::MergeFailed { round, reason } => self.on_merge_failed(round, reason, out),
+            Input::Adopted(roots) => self.on_adopted(roots, out),
+            Input::Checkpointed {
+                round,
+                manifest,
+                held_out,
+            } => {
+                out.push(Effect::Submit(Action::Checkpoint {
+                    round,
+                    manifest,
+                    held_out,
+                }));
+            }
+            Input::Timer(Timer::Resume) => self.resume(now, out),
+            Input::Timer(Timer::Check(round)) => self.on_check_timer(round, out),
+            Input::Leave => self.leave(out),
+        }
+    }
+
+    fn on_block(&mut self, now: Millis, block: &Block, out: &mut Vec<Effect>) {
+        if block.header.height <= self.state.height() {
+            return; // delivered at least once
+        }
+        let (next, events) = match self.state.apply(block) {
+            Ok(applied) => applied,
+            Err(error) => {
+                let text = format!("final block {} does not apply: {error}", block.header.height);
+                out.push(Effect::Notice(Notice::Broken(text)));
+                return;
+            }
+        };
+        self.state = next;
+        let fresh = block.header.time.after(STALE) >= now;
+        if !fresh {
+            out.push(Effect::SetTimer {
+                at: now.after(SETTLE),
+                timer: Timer::Resume,
+            });
+        }
+        self.live = fresh;
+        for event in events {
+            out.push(Effect::Notice(Notice::Ledger(event.clone())));
+            self.on_event(now, &event, out);
+        }
+    }
+
+    /// Whether acting makes sense: the last block is recent.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Looks at the ledger as it stands and does whatever is due; doing it twice changes nothing.
+    pub(crate) fn resume(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.live = true;
+        self.ensure_joined(out);
+        self.follow_theta(out);
+        let round = self.state.round();
+        let Some(_) = round.replica(&self.me) else { return };
+        match round.phase {
+            Phase::Commit => self.train_or_commit(out),
+            Phase::Reveal => {
+                self.reveal(out);
+                self.fetch_revealed(out);
+            }
+            Phase::Check => {
+                self.fetch_revealed(out);
+                self.open_check(now, out);
+            }
+            Phase::Merge => self.start_merge(out),
+            Phase::Gathering | Phase::Finished => {}
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.state.core().peers.get(&self.me).map(|peer| peer.standing)
+    }
+
+    pub(crate) fn ensure_joined(&mut self, out: &mut Vec<Effect>) {
+        let peer = self.state.core().peers.get(&self.me);
+        let takes_part = matches!(self.standing(), Some(Standing::Active | Standing::Excluded));
+        if !takes_part && !self.leaving && self.state.round().phase != Phase::Finished {
+            out.push(Effect::Submit(Action::Join {
+                sequence: peer.map_or(0, |peer| peer.joins),
+            }));
+        }
+    }
+
+    fn leave(&mut self, out: &mut Vec<Effect>) {
+        self.leaving = true;
+        if let Some(peer) = self
+            .state
+            .core()
+            .peers
+            .get(&self.me)
+            .filter(|peer| peer.standing == Standing::Active)
+        {
+            out.push(Effect::Submit(Action::Leave { sequence: peer.joins }));
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What follows from each ledger event and each finished effect.
+
+use crate::{
+    Contribution, Effect, Node, Notice, Timer,
+    machine::{Activity, Merge},
+};
+use alloc::{string::String, vec::Vec};
+use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
+use atoll_protocol::{
+    Action, CheckReason, Millis, PeerId, Refused, Round,
+    transaction::{Reveal, commitment},
+};
+
+impl Node {
+    pub(crate) fn on_event(&mut self, now: Millis, event: &Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::RoundEnded(record) => self.on_round_ended(record, out),
+            Event::CheckpointDue(round, _) => self.checkpoint = Some(*round),
+            _ => {}
+        }
+        if !self.is_live() {
+            return;
+        }
+        match event {
+            Event::RoundOpened { .. } => {
+                self.follow_theta(out);
+                self.train_or_commit(out);
+            }
+            Event::Finished => self.follow_theta(out),
+            Event::RevealOpened(_) => self.reveal(out),
+            Event::Revealed(peer, reveal) => self.fetch(*peer, reveal, out),
+            Event::CheckOpened(_) => {
+                self.fetch_revealed(out);
+                self.open_check(now, out);
+            }
+            Event::MergeOpened { .. } => self.start_merge(out),
+            Event::Dormant(peer) if *peer == self.me => self.ensure_joined(out),
+            _ => {}
+        }
+    }
+
+    fn in_roster(&self) -> bool {
+        self.state.round().replica(&self.me).is_some()
+    }
+
+    /// Makes θ the ledger's; then writes a checkpoint that is due.
+    pub(crate) fn follow_theta(&mut self, out: &mut Vec<Effect>) {
+        let agreed = self.state.core().roots;
+        if self.holds != agreed && matches!(self.merge, Some(Merge::Running(_))) {
+            return; // it most likely ends in this very θ
+        }
+        if self.holds != agreed {
+            if self.activity != Activity::Adopting(agreed) {
+                self.activity = Activity::Adopting(agreed);
+                out.push(Effect::Adopt(agreed));
+            }
+            return;
+        }
+        let due = self.state.core().checkpoint.as_ref();
+        let wanted = due.is_some_and(|due| Some(due.round) == self.checkpoint && due.theta == agreed.theta);
+        if wanted && self.is_live() {
+            out.extend(self.checkpoint.take().map(Effect::Checkpoint));
+        }
+    }
+
+    /// Trains for the current round, or commits to what a crash left on disk.
+    pub(crate) fn train_or_commit(&mut self, out: &mut Vec<Effect>) {
+        let round = self.state.round();
+        let Some(replica) = round.replica(&self.me) else { return };
+        if round.phase != Phase::Commit || round.commits.contains_key(&self.me) {
+            return;
+        }
+        if let Some(mine) = self.mine.as_ref().filter(|mine| mine.round == round.number) {
+            out.push(self.commit_to(mine));
+            return;
+        }
+        if self.activity != Activity::Idle || self.holds != self.state.core().roots {
+            return; // training already, or θ is on its way
+        }
+        let (number, replicas) = (round.number, round.roster.len() as u64);
+        let share = Share {
+            beacon: round.beacon,
+            replica: replica as u64,
+            replicas,
+        };
+        self.activity = Activity::Training(number);
+        out.push(Effect::Train { round: number, share });
+    }
+
+    fn commit_to(&self, mine: &Contribution) -> Effect {
+        let commitment = commitment(&self.state.core().genesis, &self.me, mine.round, &mine.blob);
+        Effect::Submit(Action::Commit {
+            round: mine.round,
+            commitment,
+        })
+    }
+
+    pub(crate) fn on_trained(&mut self, contribution: Contribution, out: &mut Vec<Effect>) {
+        if self.activity == Activity::Training(contribution.round) {
+            self.activity = Activity::Idle;
+        }
+        let round = self.state.round();
+        let in_time = contribution.round == round.number && round.phase == Phase::Commit;
+        if !in_time {
+            out.push(Effect::Restore(contribution.round));
+            self.train_or_commit(out);
+            return;
+        }
+        out.push(self.commit_to(&contribution));
+        self.mine = Some(contribution);
+    }
+
+    /// Reveals what was committed to, if it is still on disk.
+    pub(crate) fn reveal(&mut self, out: &mut Vec<Effect>) {
+        let round = self.state.round();
+        if let Activity::Training(_) = self.activity {
+            self.activity = Activity::Idle; // too late for this round
+            out.push(Effect::Abort);
+        }
+        let pending = round.commits.contains_key(&self.me) && !round.reveals.contains_key(&self.me);
+        let mine = self.mine.as_ref().filter(|mine| pending && mine.round == round.number);
+        out.extend(mine.map(|mine| Effect::Submit(Action::Reveal(mine.clone()))));
+    }
+
+    fn fetch(&mut self, peer: PeerId, reveal: &Reveal, out: &mut Vec<Effect>) {
+        if self.verdicts.contains_key(&peer) || !self.in_roster() {
+            return;
+        }
+        self.verdicts.insert(peer, None);
+        out.push(Effect::Fetch {
+            peer,
+            reveal: reveal.clone(),
+        });
+    }
+
+    pub(crate) fn fetch_revealed(&mut self, out: &mut Vec<Effect>) {
+        let revealed: Vec<(PeerId, Reveal)> = self
+            .state
+            .round()
+            .reveals
+            .iter()
+            .map(|(peer, entry)| (*peer, entry.reveal.clone()))
+            .collect();
+        revealed
+            .iter()
+            .for_each(|(peer, reveal)| self.fetch(*peer, reveal, out));
+    }
+
+    pub(crate) fn on_fetched(
+        &mut self,
+        round: Round,
+        peer: PeerId,
+        verdict: Result<(), CheckReason>,
+        out: &mut Vec<Effect>,
+    ) {
+        if round != self.state.round().number {
+            return;
+        }
+        if let Some(entry) = self.verdicts.get_mut(&peer) {
+            *entry = Some(verdict);
+        }
+        self.submit_check(false, out);
+    }
+
+    /// Judges now if everything is there, else when three quarters of the time are over.
+    pub(crate) fn open_check(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let wait = Millis(self.state.charter().deadlines.check.0 / 4 * 3);
+        let timer = Timer::Check(self.state.round().number);
+        out.push(Effect::SetTimer {
+            at: now.after(wait),
+            timer,
+        });
+        self.submit_check(false, out);
+    }
+
+    pub(crate) fn on_check_timer(&mut self, round: Round, out: &mut Vec<Effect>) {
+        if round == self.state.round().number {
+            self.submit_check(true, out);
+        }
+    }
+
+    /// Submits the verdicts once all are known, or at `deadline`, when the unknown count as missing.
+    fn submit_check(&mut self, deadline: bool, out: &mut Vec<Effect>) {
+        let round = self.state.round();
+        let open = round.phase == Phase::Check && !round.checks.contains_key(&self.me) && self.in_roster();
+        if !open {
+            return;
+        }
+        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+        for peer in round.reveals.keys() {
+            match self.verdicts.get(peer).copied().flatten() {
+                Some(Ok(())) => accepted.push(*peer),
+                Some(Err(reason)) => refused.push(Refused { peer: *peer, reason }),
+                None if deadline => refused.push(Refused {
+                    peer: *peer,
+                    reason: CheckReason::Missing,
+                }),
+                None => return,
+            }
+        }
+        out.push(Effect::Submit(Action::Check {
+            round: round.number,
+            accepted,
+            refused,
+        }));
+    }
+
+    pub(crate) fn start_merge(&mut self, out: &mut Vec<Effect>) {
+        let round = self.state.round();
+        let number = round.number;
+        let started = matches!(self.merge, Some(Merge::Running(at) | Merge::Done(at, _)) if at == number);
+        if started || self.holds != self.state.core().roots {
+            return;
+        }
+        let plan = round.plan.clone();
+        self.merge = Some(Merge::Running(number));
+        out.push(Effect::Merge { round: number, plan });
+    }
+
+    pub(crate) fn on_merged(&mut self, round: Round, roots: Roots, out: &mut Vec<Effect>) {
+        if self.merge != Some(Merge::Running(round)) {
+            out.push(Effect::Discard);
+            return;
+        }
+        self.merge = Some(Merge::Done(round, roots));
+        let current = self.state.round();
+        if current.number != round {
+            self.take_result(round, roots, out); // the others were quicker
+            self.continue_after_theta(out);
+        } else if self.in_roster() && !current.roots.contains_key(&self.me) {
+            out.push(Effect::Submit(Action::MergeRoot {
+                round,
+                theta: roots.theta,
+                momentum: roots.momentum,
+            }));
+        }
+    }
+
+    pub(crate) fn on_merge_failed(&mut self, round: Round, reason: String, out: &mut Vec<Effect>) {
+        out.push(Effect::Notice(Notice::MergeFailed { round, reason }));
+        if self.merge == Some(Merge::Running(round)) {
+            self.merge = None;
+            self.continue_after_theta(out);
+        }
+    }
+
+    /// Compares the merged copy with what was agreed: takes it, or says so and fetches the other.
+    fn take_result(&mut self, round: Round, ours: Roots, out: &mut Vec<Effect>) {
+        self.merge = None;
+        let agreed = self.state.core().roots;
+        if ours == agreed {
+            self.holds = agreed;
+            out.push(Effect::Advance(agreed));
+            return;
+        }
+        out.push(Effect::Notice(Notice::Diverged { round, ours, agreed }));
+        out.push(Effect::Discard);
+    }
+
+    fn on_round_ended(&mut self, record: &RoundRecord, out: &mut Vec<Effect>) {
+        self.verdicts.clear();
+        if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
+            let merged = record.merged.iter().any(|entry| entry.peer == self.me);
+            if !merged {
+                out.push(Effect::Restore(mine.round));
+            }
+        }
+        if matches!(self.activity, Activity::Training(round) if round == record.round) {
+            self.activity = Activity::Idle;
+            out.push(Effect::Abort);
+        }
+        match (record.outcome, self.merge) {
+            (Outcome::Closed(_), Some(Merge::Done(round, ours))) if round == record.round => {
+                self.take_result(round, ours, out);
+            }
+            (Outcome::Closed(_), _) => {} // a merge under way is compared when it is done
+            (_, Some(_)) => {
+                self.merge = None;
+                out.push(Effect::Discard);
+            }
+            (_, None) => {}
+        }
+        self.collect(record.round, out);
+    }
+
+    fn collect(&self, ended: Round, out: &mut Vec<Effect>) {
+        let retention = self.state.charter().round.retention;
+        if retention > 0 && ended.0 >= retention {
+            out.push(Effect::Collect(Round(ended.0 + 1 - retention)));
+        }
+    }
+
+    pub(crate) fn on_adopted(&mut self, roots: Roots, out: &mut Vec<Effect>) {
+        self.holds = roots;
+        if self.activity == Activity::Adopting(roots) {
+            self.activity = Activity::Idle;
+        }
+        self.continue_after_theta(out);
+    }
+
+    /// θ may be right now: catch up with what waited for it.
+    fn continue_after_theta(&mut self, out: &mut Vec<Effect>) {
+        self.follow_theta(out);
+        self.train_or_commit(out);
+        if self.state.round().phase == Phase::Merge && self.in_roster() {
+            self.start_merge(out);
+        }
+    }
+}
