@@ -1,1 +1,26 @@
-//! stub
+//! Pseudo-gradients, codecs, error feedback, merge and outer step: the arithmetic on which every
+//! replica must agree to the bit.
+//!
+//! Slices of f32 in, bytes and slices out; no I/O, no clock, no tensor library. Only + − × ÷ on f32
+//! and f64 are used, in a fixed order and without fused multiply-add, so every IEEE 754 machine
+//! computes the same bits (rounding to nearest, subnormal numbers kept). Threads divide coordinates, never sums: their number changes nothing.
+//!
+//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`merge()`], [`step`].
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod blob;
+pub mod codec;
+pub mod feedback;
+pub mod merge;
+mod plan;
+pub mod real;
+pub mod step;
+pub mod theta;
+
+pub use blob::{BlobError, Contribution, blob_bytes_max};
+pub use codec::{EncodeError, Flaw, encode};
+pub use feedback::{ErrorFeedback, FeedbackError};
+pub use merge::{MergeError, merge};
+pub use real::nano_f32;
+pub use step::{OuterState, StepError};
+pub use theta::{VectorError, pseudo_gradient, root, theta_bytes, theta_from_bytes};

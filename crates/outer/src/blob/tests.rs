@@ -1,0 +1,148 @@
+//! Refusals, by field and value.
+
+use super::*;
+use crate::codec::{Flaw, encode};
+use atoll_protocol::{
+    CheckReason, Nano,
+    layout::{Role, Tensor},
+};
+
+const CODEC: Codec = Codec::Sparse {
+    k: 64,
+    feedback: Nano::ONE,
+};
+
+fn layout() -> Layout {
+    let tensor = |name: &str, role, rows, columns, offset| Tensor {
+        name: name.into(),
+        rows,
+        columns,
+        role,
+        offset,
+    };
+    Layout {
+        tensors: vec![
+            tensor("matrix", Role::Matrix, 8, 8, 0),
+            tensor("gain", Role::Vector, 2, 1, 64),
+        ],
+        parameters: 66,
+    }
+}
+
+fn blob() -> Vec<u8> {
+    let values: Vec<f32> = (0..66).map(|i| 1.0 + i as f32).collect();
+    encode(&values, &CODEC, &layout(), &Hash([3; 32])).expect("finite")
+}
+
+fn read(bytes: Vec<u8>) -> Result<Contribution, BlobError> {
+    Contribution::read(bytes, &layout(), &CODEC, &Hash([3; 32]))
+}
+
+#[test]
+fn a_changed_field_is_named_with_its_value() {
+    use CheckReason::{BadValue, Malformed, OtherBase};
+    // Header 48, table 32; matrix: 2 count, 8 levels, 1 code, 1 gap; gain: 4.
+    let table = [
+        (
+            0,
+            0x42,
+            Malformed,
+            "the blob's magic is 1196446786; the charter needs 1196446785",
+        ),
+        (4, 2, Malformed, "the blob's version is 2; the charter needs 1"),
+        (6, 1, Malformed, "the blob's codec is 1; the charter needs 2"),
+        (7, 1, Malformed, "the blob's reserved byte is 1; the charter needs 0"),
+        (
+            8,
+            65,
+            Malformed,
+            "the blob's codec parameter is 65; the charter needs 64",
+        ),
+        (
+            15,
+            255,
+            Malformed,
+            "the blob's number of tensors is 4278190082; the charter needs 2",
+        ),
+        (16, 0, OtherBase, "the blob was made from θ 0003"),
+        (
+            48,
+            9,
+            Malformed,
+            "the blob's tensor matrix has 9 rows; the charter needs 8",
+        ),
+        (
+            68,
+            2,
+            Malformed,
+            "the blob's tensor gain has 2 columns; the charter needs 1",
+        ),
+        (
+            63,
+            255,
+            Malformed,
+            "the blob has 96 bytes; its table of tensors needs 18374686479671623776",
+        ),
+        (
+            80,
+            9,
+            Malformed,
+            "the blob's tensor matrix, from element 0 on: a tile keeps 9 values; at most 1 are allowed",
+        ),
+        (
+            83,
+            0x7f,
+            BadValue,
+            "the blob's tensor matrix, from element 0 on: value inf is not finite",
+        ),
+        (
+            95,
+            0x7f,
+            BadValue,
+            "the blob's tensor gain, from element 0 on: value inf is not finite",
+        ),
+    ];
+    assert!(read(blob()).is_ok());
+    for (at, value, reason, text) in table {
+        let mut bytes = blob();
+        assert_ne!(bytes[at], value, "byte {at}");
+        bytes[at] = value;
+        if value == 0x7f {
+            bytes[at - 1] = 0x80;
+        }
+        let error = read(bytes).expect_err(text);
+        assert_eq!(error.reason(), reason, "{error}");
+        assert!(error.to_string().starts_with(text), "{error}\n{text}");
+    }
+}
+
+#[test]
+fn the_length_is_exact() {
+    let good = blob();
+    for cut in 0..good.len() {
+        let error = read(good[..cut].to_vec()).expect_err("too short");
+        assert!(matches!(error, BlobError::Length { .. }), "{error}");
+    }
+    let mut long = good.clone();
+    long.push(0);
+    assert!(matches!(read(long.clone()), Err(BlobError::Length { .. })));
+    // A table that owns the extra byte.
+    long[48 + 8] += 1;
+    let error = read(long).expect_err("one byte too many in a payload");
+    let text = "the blob's tensor matrix has 13 payload bytes; the charter needs 12";
+    assert_eq!(error.to_string(), text);
+    let mut moved = good;
+    moved[48 + 8] -= 1;
+    moved[64 + 8] += 1;
+    let error = read(moved).expect_err("a payload that ends early");
+    assert!(matches!(error, BlobError::Payload { flaw: Flaw::Short, .. }), "{error}");
+}
+
+#[test]
+fn other_lengths_to_decode_into_are_refused() {
+    let contribution = read(blob()).expect("good");
+    assert!(contribution.decode_into(&mut [0.0; 65]).is_err());
+    assert!(contribution.add_to(1.0, &mut [0.0; 67]).is_err());
+    assert_eq!(contribution.bytes(), blob());
+    assert!(blob().len() as u64 <= blob_bytes_max(&layout(), &CODEC));
+}

@@ -1,0 +1,160 @@
+//! How a pseudo-gradient becomes bytes: one file per way of writing a part of θ.
+//!
+//! | Codec | Matrices and embeddings | Vectors | Bytes per parameter |
+//! | --- | --- | --- | --- |
+//! | dense | f32 | f32 | 4 |
+//! | int4 | blocks, see `int4.rs` | bf16 | 0.53 |
+//! | sparse | tiles, see `sparse.rs` | bf16 | 0.021 at k = 64 |
+//!
+//! Vectors are gains of norms, less than a thousandth of a model. They go as bf16 and not as fp16:
+//! bf16 has the range of f32, so nothing overflows or vanishes, and its coarser rounding stays in the
+//! error feedback.
+
+mod bits;
+mod float;
+pub(crate) mod int4;
+mod select;
+pub(crate) mod sink;
+pub(crate) mod sparse;
+
+use self::sink::Sink;
+use crate::{
+    blob::format,
+    plan::{Coding, Part, Plan},
+    real::first_non_finite,
+    theta::{VectorError, check_len},
+};
+use atoll_protocol::{Hash, Layout, charter::Codec};
+use rayon::prelude::*;
+use thiserror::Error;
+
+/// Why values cannot be encoded.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum EncodeError {
+    /// The number of values is not the layout's.
+    #[error(transparent)]
+    Length(#[from] VectorError),
+    /// NaN or infinite.
+    #[error("tensor {tensor}[{index}] is {value}; only finite values can be encoded")]
+    NonFinite {
+        /// The tensor's name.
+        tensor: String,
+        /// Which of its elements, the first such.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+}
+
+/// What is wrong with the bytes of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Error)]
+pub enum Flaw {
+    /// They end too early.
+    #[error("its bytes end early")]
+    Short,
+    /// NaN or infinite.
+    #[error("value {0} is not finite")]
+    NonFinite(f32),
+    /// A scale that is negative, not finite or subnormal.
+    #[error("scale {0} is not 0 or a positive normal number")]
+    Scale(f32),
+    /// Codes of a block that do not use its scale, or that use none.
+    #[error("the codes of a block do not fit its scale {0}")]
+    Codes(f32),
+    /// Bits that must be zero.
+    #[error("padding is not zero")]
+    Padding,
+    /// More values than a tile of this size may keep.
+    #[error("a tile keeps {got} values; at most {max} are allowed")]
+    Count {
+        /// Values kept.
+        got: usize,
+        /// Values allowed.
+        max: usize,
+    },
+    /// A place outside the tile.
+    #[error("a kept value stands outside its tile of {0} elements")]
+    Index(usize),
+    /// A level of a codebook that cannot be, or that none of the codes uses.
+    #[error("level {0} of a codebook is out of order, out of range or unused")]
+    Level(f32),
+}
+
+/// A contribution C(values) made from the parameters whose root is `base`: a blob, see [`crate::blob`].
+///
+/// # Errors
+/// Where `values` has not the layout's length, or the first value that is not finite.
+pub fn encode(values: &[f32], codec: &Codec, layout: &Layout, base: &Hash) -> Result<Vec<u8>, EncodeError> {
+    let plan = Plan::new(layout, codec);
+    check_len("pseudo-gradient", values.len(), plan.parameters)?;
+    if let Some((at, value)) = first_non_finite(values) {
+        return Err(non_finite(layout, at, value));
+    }
+    let pieces: Vec<Vec<u8>> = plan
+        .parts
+        .par_iter()
+        .map_init(sparse::Scratch::default, |scratch, part| {
+            write(part, &values[part.start..part.start + part.len], scratch)
+        })
+        .collect();
+    Ok(format::write(layout, codec, base, &plan, pieces))
+}
+
+fn non_finite(layout: &Layout, at: usize, value: f32) -> EncodeError {
+    let mut index = at;
+    let mut name = "";
+    for tensor in &layout.tensors {
+        name = &tensor.name;
+        if index < tensor.len() {
+            break;
+        }
+        index -= tensor.len();
+    }
+    EncodeError::NonFinite {
+        tensor: name.to_string(),
+        index,
+        value,
+    }
+}
+
+fn write(part: &Part, values: &[f32], scratch: &mut sparse::Scratch) -> Vec<u8> {
+    match part.coding {
+        Coding::F32 => float::write_f32(values),
+        Coding::Bf16 => float::write_bf16(values),
+        Coding::Int4 => int4::write(values),
+        Coding::Tiles { k } => sparse::write(values, part.columns, k, scratch),
+    }
+}
+
+/// Checks the part that starts `bytes` and returns how many of them it takes.
+pub(crate) fn check(part: &Part, bytes: &[u8]) -> Result<usize, Flaw> {
+    match part.coding {
+        Coding::F32 => float::check_f32(bytes, part.len),
+        Coding::Bf16 => float::check_bf16(bytes, part.len),
+        Coding::Int4 => int4::check(bytes, part.len),
+        Coding::Tiles { k } => sparse::read(bytes, part.len, part.columns, k, |_, _| ()),
+    }
+}
+
+/// Decodes a part. `bytes` must have passed [`check`]; of others, only what can be read is decoded.
+pub(crate) fn read(part: &Part, bytes: &[u8], sink: &mut impl Sink) {
+    match part.coding {
+        Coding::F32 => float::read_f32(bytes, sink),
+        Coding::Bf16 => float::read_bf16(bytes, sink),
+        Coding::Int4 => int4::read(bytes, part.len, sink),
+        Coding::Tiles { k } => {
+            // The same bytes gave no error when they were checked.
+            let _ = sparse::read(bytes, part.len, part.columns, k, |at, value| sink.one(at, value));
+        }
+    }
+}
+
+/// The most bytes that a part can take.
+pub(crate) fn bytes_max(part: &Part) -> u64 {
+    match part.coding {
+        Coding::F32 => part.len as u64 * 4,
+        Coding::Bf16 => part.len as u64 * 2,
+        Coding::Int4 => int4::bytes(part.len) as u64,
+        Coding::Tiles { k } => sparse::bytes_max(part.len, part.columns, k),
+    }
+}

@@ -1,0 +1,155 @@
+//! Error feedback: what a codec could not carry stays here and goes into the next contribution.
+//!
+//! Everything in f32. It belongs to a replica alone and is never sent; losing it costs quality, not
+//! agreement.
+
+use crate::{
+    blob::{BlobError, Contribution},
+    codec::{EncodeError, encode},
+    real::nano_f32,
+    theta::{VectorError, check_finite, check_len, theta_bytes, theta_from_bytes},
+};
+use atoll_protocol::{Hash, Layout, charter::Codec};
+use rayon::prelude::*;
+use thiserror::Error;
+
+const MAGIC: [u8; 4] = *b"ATEF";
+const VERSION: u32 = 1;
+/// Magic, version, elements, BLAKE3 of the values.
+const HEADER_BYTES: usize = 48;
+
+/// Why error feedback was not changed, or not read.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum FeedbackError {
+    /// A vector of another length, or one with a value that is not finite.
+    #[error(transparent)]
+    Vector(#[from] VectorError),
+    /// A value that cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A contribution that its own reader refuses.
+    #[error("the encoded contribution cannot be read back: {0}")]
+    ReadBack(#[from] BlobError),
+    /// Not the file that this crate wrote.
+    #[error("the error feedback's {0} is wrong; start again from zero error feedback")]
+    File(&'static str),
+}
+
+/// e, of P elements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ErrorFeedback {
+    e: Vec<f32>,
+}
+
+impl ErrorFeedback {
+    /// e = 0, as a peer that joins starts.
+    pub fn new(parameters: usize) -> Self {
+        Self {
+            e: vec![0.0; parameters],
+        }
+    }
+
+    /// e, for measuring ‖e‖ / ‖δ‖.
+    pub fn values(&self) -> &[f32] {
+        &self.e
+    }
+
+    /// e ← β·e + δ; blob = C(e); e ← e − D(blob). Returns the blob. β is the codec's feedback. Takes δ,
+    /// because its memory becomes e. What a codec does not keep stays in e to the bit.
+    ///
+    /// # Errors
+    /// Where δ has not P elements or a sum is not finite; e is unchanged then.
+    pub fn contribute(
+        &mut self,
+        mut delta: Vec<f32>,
+        codec: &Codec,
+        layout: &Layout,
+        base: &Hash,
+    ) -> Result<Vec<u8>, FeedbackError> {
+        check_len("pseudo-gradient", delta.len(), self.e.len())?;
+        let beta = nano_f32(codec.feedback());
+        delta.par_iter_mut().zip(&self.e).for_each(|(sum, e)| *sum += beta * e);
+        let blob = encode(&delta, codec, layout, base)?;
+        let contribution = Contribution::read(blob, layout, codec, base)?;
+        contribution.shift(-1.0, &mut delta)?;
+        check_finite("error feedback", &delta)?;
+        self.e = delta;
+        Ok(contribution.bytes().to_vec())
+    }
+
+    /// e ← e + D(blob), for one's own contribution that was not merged.
+    ///
+    /// # Errors
+    /// Where the contribution has not P elements or a sum is not finite; e is unchanged then.
+    pub fn restore(&mut self, contribution: &Contribution) -> Result<(), FeedbackError> {
+        let mut e = self.e.clone();
+        contribution.shift(1.0, &mut e)?;
+        check_finite("error feedback", &e)?;
+        self.e = e;
+        Ok(())
+    }
+
+    /// To keep across restarts: `ATEF`, version 1 (4 bytes), P (8), BLAKE3 of the values (32), the
+    /// values as f32, all little-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let values = theta_bytes(&self.e);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + values.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(self.e.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(Hash::of_blob(&values).as_bytes());
+        bytes.extend_from_slice(&values);
+        bytes
+    }
+
+    /// Reads what [`ErrorFeedback::to_bytes`] wrote for `parameters` elements.
+    ///
+    /// # Errors
+    /// Where a field is wrong, the hash does not fit or a value is not finite.
+    pub fn from_bytes(bytes: &[u8], parameters: usize) -> Result<Self, FeedbackError> {
+        let (header, values) = bytes
+            .split_at_checked(HEADER_BYTES)
+            .ok_or(FeedbackError::File("length"))?;
+        let hash = Hash::of_blob(values);
+        let fields: [(&'static str, &[u8], &[u8]); 4] = [
+            ("magic", &header[..4], &MAGIC),
+            ("version", &header[4..8], &VERSION.to_le_bytes()),
+            ("number of elements", &header[8..16], &(parameters as u64).to_le_bytes()),
+            ("hash", &header[16..], hash.as_bytes()),
+        ];
+        match fields.iter().find(|(_, got, needed)| got != needed) {
+            Some((field, ..)) => Err(FeedbackError::File(field)),
+            None => Ok(Self {
+                e: theta_from_bytes(values, parameters)?,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_round_trip_and_damage_is_seen() {
+        let feedback = ErrorFeedback {
+            e: vec![1.5, -0.0, f32::MIN_POSITIVE / 4.0],
+        };
+        let bytes = feedback.to_bytes();
+        let read = ErrorFeedback::from_bytes(&bytes, 3).expect("own bytes");
+        assert_eq!(read.to_bytes(), bytes);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(ErrorFeedback::from_bytes(&damaged, 3).is_err(), "byte {at}");
+            assert!(ErrorFeedback::from_bytes(&bytes[..at], 3).is_err(), "cut at {at}");
+        }
+        let other_size = ErrorFeedback::from_bytes(&bytes, 4);
+        assert_eq!(other_size, Err(FeedbackError::File("number of elements")));
+        let nan = ErrorFeedback { e: vec![f32::NAN] }.to_bytes();
+        assert!(matches!(
+            ErrorFeedback::from_bytes(&nan, 1),
+            Err(FeedbackError::Vector(_))
+        ));
+    }
+}

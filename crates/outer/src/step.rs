@@ -1,0 +1,204 @@
+//! The outer step: θ^t and Δ become θ^{t+1}.
+
+use crate::{
+    real::nano_f32,
+    theta::{VectorError, check_finite, check_len, root},
+};
+use atoll_protocol::{Hash, charter::OuterOptimizer};
+use rayon::prelude::*;
+use thiserror::Error;
+
+/// Why no step was taken. The state is unchanged.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum StepError {
+    /// A vector of another length, or one with a value that is not finite.
+    #[error(transparent)]
+    Vector(#[from] VectorError),
+    /// Momentum that the optimizer has no use for, or none where it needs one.
+    #[error("the outer optimizer {}, but the state {}", has(*.needed), has(!*.needed))]
+    Momentum {
+        /// Whether the optimizer has momentum.
+        needed: bool,
+    },
+    /// The step leaves the range of f32.
+    #[error("element {index} would become θ = {theta}, momentum = {momentum}: lower the outer learning rate")]
+    NonFinite {
+        /// The first such element.
+        index: usize,
+        /// Its θ after the step.
+        theta: f32,
+        /// Its momentum after the step.
+        momentum: f32,
+    },
+}
+
+fn has(momentum: bool) -> &'static str {
+    match momentum {
+        true => "has momentum",
+        false => "has no momentum",
+    }
+}
+
+/// What all peers agree on after a round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OuterState {
+    /// θ, P elements.
+    pub theta: Vec<f32>,
+    /// v, P elements, if the outer optimizer has momentum.
+    pub momentum: Option<Vec<f32>>,
+}
+
+/// One element's step. Every operation rounds to f32 on its own; Rust never fuses them.
+#[derive(Clone, Copy)]
+struct Rule {
+    lr: f32,
+    mu: f32,
+}
+
+impl Rule {
+    /// θ and v after the step. PyTorch's `SGD(nesterov=True)`: its first step sets v = Δ, which is what
+    /// v = 0 gives.
+    fn next(self, theta: f32, v: f32, delta: f32) -> (f32, f32) {
+        let v = self.mu * v + delta;
+        (theta - self.lr * (delta + self.mu * v), v)
+    }
+}
+
+impl OuterState {
+    /// The state before the first round: zero momentum if `outer` has momentum.
+    pub fn new(theta: Vec<f32>, outer: &OuterOptimizer) -> Self {
+        let momentum = match outer {
+            OuterOptimizer::Sgd { .. } => None,
+            OuterOptimizer::Nesterov { .. } => Some(vec![0.0; theta.len()]),
+        };
+        Self { theta, momentum }
+    }
+
+    /// One step along −Δ:
+    ///
+    /// - SGD: θ ← θ − lr · Δ
+    /// - Nesterov: v ← μ · v + Δ; θ ← θ − lr · (Δ + μ · v)
+    ///
+    /// Δ points away from improvement. This is the only place where the outer learning rate is applied.
+    /// DiLoCo, Algorithm 1 (arXiv:2311.08105).
+    ///
+    /// # Errors
+    /// Where lengths or momentum do not fit, or a value is or would become NaN or infinite; the state is
+    /// unchanged then.
+    pub fn step(&mut self, outer: &OuterOptimizer, delta: &[f32]) -> Result<(), StepError> {
+        check_len("delta", delta.len(), self.theta.len())?;
+        check_finite("delta", delta)?;
+        match (outer, &mut self.momentum) {
+            (OuterOptimizer::Sgd { lr }, None) => sgd(&mut self.theta, nano_f32(*lr), delta),
+            (OuterOptimizer::Nesterov { lr, momentum }, Some(v)) => {
+                check_len("momentum", v.len(), self.theta.len())?;
+                let rule = Rule {
+                    lr: nano_f32(*lr),
+                    mu: nano_f32(*momentum),
+                };
+                nesterov(&mut self.theta, v, rule, delta)
+            }
+            (OuterOptimizer::Sgd { .. }, Some(_)) => Err(StepError::Momentum { needed: false }),
+            (OuterOptimizer::Nesterov { .. }, None) => Err(StepError::Momentum { needed: true }),
+        }
+    }
+
+    /// The roots of θ and of the momentum, as the ledger records them.
+    pub fn roots(&self) -> (Hash, Option<Hash>) {
+        (root(&self.theta), self.momentum.as_deref().map(root))
+    }
+}
+
+fn sgd(theta: &mut [f32], lr: f32, delta: &[f32]) -> Result<(), StepError> {
+    let next = |theta: f32, delta: f32| theta - lr * delta;
+    // The results are computed twice, so that a refusal needs no second copy of θ.
+    let bad = |(theta, delta): (&f32, &f32)| !next(*theta, *delta).is_finite();
+    if let Some(index) = theta.par_iter().zip(delta).position_first(bad) {
+        return Err(StepError::NonFinite {
+            index,
+            theta: next(theta[index], delta[index]),
+            momentum: 0.0,
+        });
+    }
+    let elements = theta.par_iter_mut().zip(delta);
+    elements.for_each(|(theta, delta)| *theta = next(*theta, *delta));
+    Ok(())
+}
+
+fn nesterov(theta: &mut [f32], v: &mut [f32], rule: Rule, delta: &[f32]) -> Result<(), StepError> {
+    let bad = |((theta, v), delta): ((&f32, &f32), &f32)| {
+        let (theta, v) = rule.next(*theta, *v, *delta);
+        !(theta.is_finite() && v.is_finite())
+    };
+    if let Some(index) = theta.par_iter().zip(&*v).zip(delta).position_first(bad) {
+        let (theta, momentum) = rule.next(theta[index], v[index], delta[index]);
+        return Err(StepError::NonFinite { index, theta, momentum });
+    }
+    let elements = theta.par_iter_mut().zip(v).zip(delta);
+    elements.for_each(|((theta, v), delta)| (*theta, *v) = rule.next(*theta, *v, *delta));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_protocol::Nano;
+
+    const SGD: OuterOptimizer = OuterOptimizer::Sgd { lr: Nano::ONE };
+    const NESTEROV: OuterOptimizer = OuterOptimizer::Nesterov {
+        lr: Nano(500_000_000),
+        momentum: Nano(500_000_000),
+    };
+
+    #[test]
+    fn sgd_with_rate_1_averages() {
+        let mut state = OuterState::new(vec![3.0, 5.0], &SGD);
+        assert_eq!(state.step(&SGD, &[1.0, -1.0]), Ok(()));
+        assert_eq!((state.theta, state.momentum), (vec![2.0, 6.0], None));
+    }
+
+    #[test]
+    fn nesterov_looks_ahead() {
+        let mut state = OuterState::new(vec![8.0], &NESTEROV);
+        // v = 2, step = 0.5 · (2 + 1); then v = 0.5 · 2 + 2 = 3, step = 0.5 · (2 + 1.5).
+        for theta in [6.5, 4.75] {
+            assert_eq!(state.step(&NESTEROV, &[2.0]), Ok(()));
+            assert_eq!(state.theta, [theta]);
+        }
+        assert_eq!(state.momentum, Some(vec![3.0]));
+    }
+
+    #[test]
+    fn a_refused_step_changes_nothing() {
+        let extreme = || vec![0.0, f32::MAX];
+        for (outer, delta) in [
+            (SGD, vec![0.0]),
+            (SGD, vec![1.0, f32::NAN]),
+            (SGD, vec![1.0, f32::MIN]),
+            (NESTEROV, vec![1.0, f32::MIN]),
+            (NESTEROV, vec![1.0, f32::INFINITY]),
+        ] {
+            let mut state = OuterState::new(extreme(), &outer);
+            let before = state.clone();
+            assert!(state.step(&outer, &delta).is_err(), "{delta:?}");
+            assert_eq!(state, before);
+        }
+        let text = |result: Result<(), StepError>| result.map_err(|error| error.to_string());
+        let mut state = OuterState::new(extreme(), &SGD);
+        assert_eq!(
+            text(state.step(&NESTEROV, &[0.0, 0.0])),
+            Err("the outer optimizer has momentum, but the state has no momentum".into())
+        );
+        assert_eq!(
+            text(state.step(&SGD, &[0.0, f32::MIN])),
+            Err("element 1 would become θ = inf, momentum = 0: lower the outer learning rate".into())
+        );
+    }
+
+    #[test]
+    fn roots_are_those_of_the_blobs() {
+        let state = OuterState::new(vec![1.5], &NESTEROV);
+        assert_eq!(state.roots(), (root(&[1.5]), Some(root(&[0.0]))));
+        assert_eq!(OuterState::new(vec![1.5], &SGD).roots(), (root(&[1.5]), None));
+    }
+}
