@@ -1,1 +1,106 @@
-fn main(){}
+//! `cargo xtask check`: everything that CI checks, with no tool to install.
+
+mod layers;
+mod manifest;
+mod sources;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+/// Lines about what is wrong, each to be read alone.
+type Findings = Vec<String>;
+
+const USAGE: &str = "usage: cargo xtask check [--no-test]
+
+Checks dependency direction, the rules of the pure crates, format, lints, licences and advisories
+(if cargo-deny is installed), and runs the tests unless --no-test is given.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let tests = match words[..] {
+        ["check"] => true,
+        ["check", "--no-test"] => false,
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match check(&root(), tests) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(findings) => {
+            findings.iter().for_each(|line| eprintln!("error: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder: the one above this crate's.
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_path_buf()
+}
+
+/// Runs every step in order; stops at the first that finds something.
+fn check(root: &Path, tests: bool) -> Result<(), Findings> {
+    step("dependencies point down", || layers::check(root))?;
+    step("pure crates are pure, only the command prints", || sources::check(root))?;
+    step("format", || cargo(root, &["fmt", "--all", "--check"]))?;
+    step("lints", || {
+        let lints = [
+            "clippy",
+            "--release",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        cargo(root, &lints)
+    })?;
+    step("licences, sources and advisories", || deny(root))?;
+    if tests {
+        step("tests", || cargo(root, &["test", "--release", "--workspace"]))?;
+    }
+    Ok(())
+}
+
+fn step(name: &str, run: impl FnOnce() -> Result<(), Findings>) -> Result<(), Findings> {
+    println!("== {name}");
+    let began = Instant::now();
+    run()?;
+    println!("   ok, {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo_command(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Result<(), Findings> {
+    let shown = format!("cargo {}", arguments.join(" "));
+    match cargo_command(root).args(arguments).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(vec![format!("`{shown}` failed with {status}")]),
+        Err(error) => Err(vec![format!("`{shown}` could not be started: {error}")]),
+    }
+}
+
+fn deny(root: &Path) -> Result<(), Findings> {
+    let mut probe = cargo_command(root);
+    let probe = probe
+        .args(["deny", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if !probe.status().is_ok_and(|status| status.success()) {
+        println!("   skipped: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
+        return Ok(());
+    }
+    cargo(root, &["deny", "--all-features", "check"])
+}

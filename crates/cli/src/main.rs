@@ -1,1 +1,115 @@
-fn main(){}
+//! The `atoll` command: arguments, wiring, and the only printing.
+
+mod audit;
+mod demo;
+mod found;
+mod model;
+mod node;
+mod plot;
+mod status;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Train, audit and use an open language model together, on your own computers.
+#[derive(Parser)]
+#[command(
+    name = "atoll",
+    version,
+    after_help = "Examples:\n  atoll demo                         four nodes on this machine train a model, then audit it\n  atoll audit atoll-demo             check everything they did\n  atoll generate atoll-demo --prompt \"pub fn \"\n\nEach command has its own --help with examples."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start several nodes on this machine, train a small model together, audit the result
+    Demo(demo::Arguments),
+    /// Make a folder with a new key for a node
+    Init(found::InitArguments),
+    /// Found a run for known members: corpus, tokenizer, model, charter
+    Found(found::FoundArguments),
+    /// Run the node in a folder
+    Node(node::Arguments),
+    /// Check everything that a folder claims, from the folder alone
+    Audit(audit::Arguments),
+    /// Continue a text with a checkpoint
+    Generate(model::GenerateArguments),
+    /// Measure a checkpoint's loss on a text
+    Eval(model::EvalArguments),
+    /// Say where a run stands
+    Status(status::Arguments),
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ATOLL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Init(arguments) => found::init(&arguments),
+        Command::Found(arguments) => found::found(&arguments),
+        Command::Node(arguments) => node::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
+        Command::Generate(arguments) => model::generate(&arguments),
+        Command::Eval(arguments) => model::eval(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("atoll: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A number with thousands apart, for people.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size for people.
+fn size(bytes: f64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes, 0);
+    while value >= 1000.0 && unit + 1 < units.len() {
+        (value, unit) = (value / 1000.0, unit + 1);
+    }
+    match unit {
+        0 => format!("{value:.0} B"),
+        _ => format!("{value:.1} {}", units[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent_and_every_command_has_examples() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([grouped(7), grouped(1234), grouped(1234567)], ["7", "1,234", "1,234,567"]);
+        assert_eq!([size(999.0), size(1500.0), size(2.5e9)], ["999 B", "1.5 kB", "2.5 GB"]);
+    }
+}

@@ -1,1 +1,21 @@
-//! stub
+//! The world around a node machine: iroh, blobs, disk, the trainer thread, and the audit.
+//!
+//! Read in this order: [`run`] is one node's life, `effects` what the machine's effects do to the
+//! world, [`trainer`] the thread that holds θ, [`audit`] how anyone checks all of it afterwards.
+
+pub mod audit;
+pub mod blobs;
+pub mod charter_file;
+pub mod checkpoints;
+mod effects;
+pub mod folder;
+pub mod found;
+pub mod identity;
+pub mod network;
+pub mod private;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod seal;
+pub mod status;
+pub mod trainer;

@@ -23,4 +23,4 @@ mod state;
 pub use event::{Event, Outcome, RoundRecord};
 pub use refusal::{BlockError, Refusal};
 pub use round::{Checked, Committed, Evidence, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing};
-pub use state::{CheckpointState, Core, State};
+pub use state::{CheckpointState, Core, LastMerge, State};

@@ -1,7 +1,7 @@
 //! After a block's transactions: does the phase end, and what follows?
 
 use crate::{
-    CheckpointState, Event, Phase, Planned, Roots, RoundState, Standing, State,
+    CheckpointState, Event, LastMerge, Phase, Planned, Roots, RoundState, Standing, State,
     event::{Outcome, RoundRecord},
 };
 use alloc::{collections::BTreeMap, vec::Vec};
@@ -202,10 +202,15 @@ impl State {
         let core = self.core_mut();
         core.history = Hash::of(Domain::History, &encode(&(core.history, &record)));
         let number = record.round;
-        events.push(Event::RoundEnded(record));
         if let Outcome::Closed(roots) = outcome {
+            core.last_merge = Some(LastMerge {
+                round: number,
+                base: core.roots,
+                plan: record.merged.clone(),
+            });
             core.roots = roots;
         }
+        events.push(Event::RoundEnded(record));
         self.checkpoint_due(number, events);
         self.open(number.next(), now, parent, events);
     }

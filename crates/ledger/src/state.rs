@@ -1,6 +1,6 @@
 //! The state after a block, and how a block is made, checked and applied.
 
-use crate::{BlockError, Event, Evidence, Peer, Phase, Refusal, Roots, RoundState, Standing};
+use crate::{BlockError, Event, Evidence, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing};
 use alloc::{collections::BTreeMap, format, sync::Arc, vec::Vec};
 use atoll_protocol::{
     Block, Charter, Domain, Hash, Header, Height, MicroNats, Millis, PeerId, Round, encode,
@@ -22,6 +22,18 @@ pub struct CheckpointState {
     pub recorded: Option<Hash>,
 }
 
+/// A merge that moved θ, kept so that who still holds the θ before it can make the one after it, even
+/// when nobody serves that one.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct LastMerge {
+    /// Its round.
+    pub round: Round,
+    /// Roots before it.
+    pub base: Roots,
+    /// What was merged, ascending by peer.
+    pub plan: Vec<Planned>,
+}
+
 /// Everything that the state root covers.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Core {
@@ -34,6 +46,8 @@ pub struct Core {
     /// Roots of the global parameters. A momentum of [`Hash::ZERO`] is the all-zero one before the
     /// first outer step.
     pub roots: Roots,
+    /// How they came about; none before the first closed round.
+    pub last_merge: Option<LastMerge>,
     /// Everyone who ever joined.
     pub peers: BTreeMap<PeerId, Peer>,
     /// The round under way.
@@ -75,6 +89,7 @@ impl State {
                 theta: charter.model.theta,
                 momentum,
             },
+            last_merge: None,
             peers: BTreeMap::new(),
             round: RoundState::gathering(Round(0), Millis(0)),
             history: Hash::ZERO,

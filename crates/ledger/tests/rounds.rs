@@ -231,10 +231,14 @@ fn four_peers_close_three_rounds() {
     w.join_all();
     assert_eq!(w.state.round().phase, Phase::Commit);
     for round in 0..3u8 {
+        let base = w.state.core().roots;
         assert_eq!(w.state.round().number, Round(round.into()));
         w.round(&[0, 1, 2, 3], round + 10);
         assert_eq!(w.last_record().merged.len(), 4);
         assert_eq!(w.state.core().roots.theta, Hash([round + 10; 32]));
+        let last = w.state.core().last_merge.clone().unwrap();
+        assert_eq!((last.round, last.base), (Round(round.into()), base));
+        assert_eq!(last.plan, w.last_record().merged);
     }
     assert_eq!(w.state.round().phase, Phase::Finished);
     assert_eq!(w.last_record().train_loss, MicroNats(2_000_001));

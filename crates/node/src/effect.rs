@@ -84,7 +84,8 @@ pub enum Effect {
         /// As revealed.
         reveal: Reveal,
     },
-    /// Merge these into a copy of θ and report [`Input::Merged`] or [`Input::MergeFailed`].
+    /// Merge these into a copy of θ and report [`Input::Merged`] or [`Input::MergeFailed`]. Fetch what
+    /// is not held: a peer that was away while the round was checked merges too.
     Merge {
         /// The round.
         round: Round,
@@ -93,12 +94,14 @@ pub enum Effect {
     },
     /// The merged copy is θ from now on.
     Advance(Roots),
-    /// The merged copy is void: drop it.
+    /// The merge asked for last is void: drop the copy, or the work on it.
     Discard,
-    /// One's own contribution was not merged: add it back to the error feedback.
+    /// One's own contribution was not merged: add it back to the error feedback, then forget it. (One
+    /// that the round's record names as merged is forgotten as it is.)
     Restore(Round),
     /// Fetch θ with these roots from anyone who holds it, drop local training state that belongs to
-    /// another θ, report [`Input::Adopted`].
+    /// another θ, report [`Input::Adopted`]. Replaces an adoption under way; nothing is fetched where
+    /// this θ is held.
     Adopt(Roots),
     /// Write the checkpoint of θ and report [`Input::Checkpointed`].
     Checkpoint(Round),

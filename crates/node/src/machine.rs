@@ -7,7 +7,7 @@ use atoll_protocol::{Action, Block, CheckReason, Millis, PeerId, Round};
 
 /// A block older than this is history being caught up with: track it, but do not act on it.
 pub const STALE: Millis = Millis(5_000);
-/// How long to wait for newer blocks before acting.
+/// How long no old block may arrive, or a failed merge rests, before the machine acts on its own.
 const SETTLE: Millis = Millis(500);
 
 /// Where a merge under way or done stands.
@@ -15,6 +15,8 @@ const SETTLE: Millis = Millis(500);
 pub(crate) enum Merge {
     /// Asked for.
     Running(Round),
+    /// Asked for; the round has closed meanwhile, with these roots.
+    Late(Round, Roots),
     /// The result beside θ.
     Done(Round, Roots),
 }
@@ -43,16 +45,22 @@ pub struct Node {
     pub(crate) verdicts: BTreeMap<PeerId, Option<Result<(), CheckReason>>>,
     pub(crate) activity: Activity,
     pub(crate) merge: Option<Merge>,
+    /// A closed round that could not be merged here, or not to the agreed root: others must give θ.
+    pub(crate) spoiled: Option<Round>,
     /// A checkpoint to write as soon as θ is right.
     pub(crate) checkpoint: Option<Round>,
     pub(crate) leaving: bool,
     /// Whether the last block was fresh, so that acting on it makes sense.
     live: bool,
+    /// When to resume at the earliest, while that timer runs.
+    resume_at: Option<Millis>,
 }
 
 impl Node {
     /// A machine that continues from `state`, holding the θ of `holds` and, after a crash, the
-    /// contribution that was on disk.
+    /// contribution that was on disk. `state` must be that of the last block whose effects were all
+    /// carried out; the blocks after it are delivered again. A contribution to a round that is over in
+    /// `state` is the owner's to settle: the round's record says whether it was merged.
     pub fn new(me: PeerId, state: State, holds: Roots, mine: Option<Contribution>) -> Self {
         let checkpoint = state.core().checkpoint.as_ref();
         let checkpoint = checkpoint
@@ -66,9 +74,11 @@ impl Node {
             verdicts: BTreeMap::new(),
             activity: Activity::Idle,
             merge: None,
+            spoiled: None,
             checkpoint,
             leaving: false,
             live: false,
+            resume_at: None,
         }
     }
 
@@ -79,10 +89,31 @@ impl Node {
 
     /// Asks to be called back once the first blocks from others had time to arrive.
     pub fn start(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        out.push(Effect::SetTimer {
-            at: now.after(SETTLE),
-            timer: Timer::Resume,
-        });
+        self.resume_later(now, out);
+    }
+
+    /// Resumes once nothing has asked for it during [`SETTLE`].
+    pub(crate) fn resume_later(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let at = now.after(SETTLE);
+        let timer = Timer::Resume;
+        if self.resume_at.replace(at).is_none() {
+            out.push(Effect::SetTimer { at, timer });
+        }
+    }
+
+    fn on_resume_timer(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        match self.resume_at {
+            Some(later) if now < later => {
+                let at = later.min(now.after(SETTLE)); // a clock that was set back delays no further
+                self.resume_at = Some(at);
+                let timer = Timer::Resume;
+                out.push(Effect::SetTimer { at, timer });
+            }
+            _ => {
+                self.resume_at = None;
+                self.resume(now, out);
+            }
+        }
     }
 
     /// Applies one input. Never blocks; effects leave through `out`, in order.
@@ -92,7 +123,7 @@ impl Node {
             Input::Trained(contribution) => self.on_trained(contribution, out),
             Input::Fetched { round, peer, verdict } => self.on_fetched(round, peer, verdict, out),
             Input::Merged { round, roots } => self.on_merged(round, roots, out),
-            Input::MergeFailed { round, reason } => self.on_merge_failed(round, reason, out),
+            Input::MergeFailed { round, reason } => self.on_merge_failed(now, round, reason, out),
             Input::Adopted(roots) => self.on_adopted(roots, out),
             Input::Checkpointed {
                 round,
@@ -105,7 +136,7 @@ impl Node {
                     held_out,
                 }));
             }
-            Input::Timer(Timer::Resume) => self.resume(now, out),
+            Input::Timer(Timer::Resume) => self.on_resume_timer(now, out),
             Input::Timer(Timer::Check(round)) => self.on_check_timer(round, out),
             Input::Leave => self.leave(out),
         }
@@ -124,14 +155,10 @@ impl Node {
             }
         };
         self.state = next;
-        let fresh = block.header.time.after(STALE) >= now;
-        if !fresh {
-            out.push(Effect::SetTimer {
-                at: now.after(SETTLE),
-                timer: Timer::Resume,
-            });
+        self.live = block.header.time.after(STALE) >= now;
+        if !self.live {
+            self.resume_later(now, out);
         }
-        self.live = fresh;
         for event in events {
             out.push(Effect::Notice(Notice::Ledger(event.clone())));
             self.on_event(now, &event, out);
@@ -144,7 +171,7 @@ impl Node {
     }
 
     /// Looks at the ledger as it stands and does whatever is due; doing it twice changes nothing.
-    pub(crate) fn resume(&mut self, now: Millis, out: &mut Vec<Effect>) {
+    fn resume(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.live = true;
         self.ensure_joined(out);
         self.follow_theta(out);
@@ -179,7 +206,7 @@ impl Node {
         }
     }
 
-    fn leave(&mut self, out: &mut Vec<Effect>) {
+    pub(crate) fn leave(&mut self, out: &mut Vec<Effect>) {
         self.leaving = true;
         if let Some(peer) = self
             .state

@@ -15,6 +15,8 @@ impl Node {
     pub(crate) fn on_event(&mut self, now: Millis, event: &Event, out: &mut Vec<Effect>) {
         match event {
             Event::RoundEnded(record) => self.on_round_ended(record, out),
+            Event::RevealOpened(_) => self.stop_training(out),
+            Event::Joined(peer) if *peer == self.me && self.leaving => self.leave(out),
             Event::CheckpointDue(round, _) => self.checkpoint = Some(*round),
             _ => {}
         }
@@ -43,23 +45,42 @@ impl Node {
         self.state.round().replica(&self.me).is_some()
     }
 
-    /// Makes θ the ledger's; then writes a checkpoint that is due.
+    /// Makes θ the ledger's, by merging where only the last round is missing; then writes a checkpoint
+    /// that is due.
     pub(crate) fn follow_theta(&mut self, out: &mut Vec<Effect>) {
         let agreed = self.state.core().roots;
-        if self.holds != agreed && matches!(self.merge, Some(Merge::Running(_))) {
-            return; // it most likely ends in this very θ
-        }
         if self.holds != agreed {
-            if self.activity != Activity::Adopting(agreed) {
-                self.activity = Activity::Adopting(agreed);
-                out.push(Effect::Adopt(agreed));
-            }
+            self.catch_up(agreed, out);
+            return;
+        }
+        if matches!(self.activity, Activity::Adopting(other) if other != agreed) {
+            self.activity = Activity::Adopting(agreed); // else the other θ would replace this one
+            out.push(Effect::Adopt(agreed));
             return;
         }
         let due = self.state.core().checkpoint.as_ref();
         let wanted = due.is_some_and(|due| Some(due.round) == self.checkpoint && due.theta == agreed.theta);
         if wanted && self.is_live() {
             out.extend(self.checkpoint.take().map(Effect::Checkpoint));
+        }
+    }
+
+    fn catch_up(&mut self, agreed: Roots, out: &mut Vec<Effect>) {
+        let merging = matches!(self.merge, Some(Merge::Running(_) | Merge::Late(..)));
+        if merging || self.activity == Activity::Adopting(agreed) {
+            return; // on the way, or nearer to it soon
+        }
+        let last = self.state.core().last_merge.as_ref();
+        match last.filter(|last| last.base == self.holds && self.spoiled != Some(last.round)) {
+            Some(last) => {
+                let (round, plan) = (last.round, last.plan.clone());
+                self.merge = Some(Merge::Late(round, agreed));
+                out.push(Effect::Merge { round, plan });
+            }
+            None => {
+                self.activity = Activity::Adopting(agreed);
+                out.push(Effect::Adopt(agreed));
+            }
         }
     }
 
@@ -110,13 +131,17 @@ impl Node {
         self.mine = Some(contribution);
     }
 
-    /// Reveals what was committed to, if it is still on disk.
-    pub(crate) fn reveal(&mut self, out: &mut Vec<Effect>) {
-        let round = self.state.round();
+    /// What is not trained when commitments close is too late.
+    fn stop_training(&mut self, out: &mut Vec<Effect>) {
         if let Activity::Training(_) = self.activity {
-            self.activity = Activity::Idle; // too late for this round
+            self.activity = Activity::Idle;
             out.push(Effect::Abort);
         }
+    }
+
+    /// Reveals what was committed to, if it is still on disk.
+    pub(crate) fn reveal(&self, out: &mut Vec<Effect>) {
+        let round = self.state.round();
         let pending = round.commits.contains_key(&self.me) && !round.reveals.contains_key(&self.me);
         let mine = self.mine.as_ref().filter(|mine| pending && mine.round == round.number);
         out.extend(mine.map(|mine| Effect::Submit(Action::Reveal(mine.clone()))));
@@ -209,7 +234,8 @@ impl Node {
         let round = self.state.round();
         let number = round.number;
         let started = matches!(self.merge, Some(Merge::Running(at) | Merge::Done(at, _)) if at == number);
-        if started || self.holds != self.state.core().roots {
+        let adopting = matches!(self.activity, Activity::Adopting(_));
+        if started || adopting || self.holds != self.state.core().roots {
             return;
         }
         let plan = round.plan.clone();
@@ -218,16 +244,21 @@ impl Node {
     }
 
     pub(crate) fn on_merged(&mut self, round: Round, roots: Roots, out: &mut Vec<Effect>) {
-        if self.merge != Some(Merge::Running(round)) {
-            out.push(Effect::Discard);
-            return;
+        match self.merge {
+            Some(Merge::Running(at)) if at == round => {
+                self.merge = Some(Merge::Done(round, roots));
+                self.post_root(round, roots, out);
+            }
+            Some(Merge::Late(at, agreed)) if at == round => {
+                self.take_result(round, roots, agreed, out);
+                self.continue_after_theta(out);
+            }
+            _ => {} // void, and discarded when it became so
         }
-        self.merge = Some(Merge::Done(round, roots));
-        let current = self.state.round();
-        if current.number != round {
-            self.take_result(round, roots, out); // the others were quicker
-            self.continue_after_theta(out);
-        } else if self.in_roster() && !current.roots.contains_key(&self.me) {
+    }
+
+    fn post_root(&self, round: Round, roots: Roots, out: &mut Vec<Effect>) {
+        if self.in_roster() && !self.state.round().roots.contains_key(&self.me) {
             out.push(Effect::Submit(Action::MergeRoot {
                 round,
                 theta: roots.theta,
@@ -236,23 +267,31 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_merge_failed(&mut self, round: Round, reason: String, out: &mut Vec<Effect>) {
+    pub(crate) fn on_merge_failed(&mut self, now: Millis, round: Round, reason: String, out: &mut Vec<Effect>) {
         out.push(Effect::Notice(Notice::MergeFailed { round, reason }));
-        if self.merge == Some(Merge::Running(round)) {
-            self.merge = None;
-            self.continue_after_theta(out);
+        match self.merge {
+            Some(Merge::Running(at)) if at == round => {
+                self.merge = None;
+                self.resume_later(now, out); // the quorum may need this peer: try again, but not at once
+            }
+            Some(Merge::Late(at, _)) if at == round => {
+                self.merge = None;
+                self.spoiled = Some(round);
+                self.continue_after_theta(out);
+            }
+            _ => {}
         }
     }
 
-    /// Compares the merged copy with what was agreed: takes it, or says so and fetches the other.
-    fn take_result(&mut self, round: Round, ours: Roots, out: &mut Vec<Effect>) {
+    /// Compares the merged copy with what was agreed: takes it, or says so and drops it.
+    fn take_result(&mut self, round: Round, ours: Roots, agreed: Roots, out: &mut Vec<Effect>) {
         self.merge = None;
-        let agreed = self.state.core().roots;
         if ours == agreed {
             self.holds = agreed;
             out.push(Effect::Advance(agreed));
             return;
         }
+        self.spoiled = Some(round);
         out.push(Effect::Notice(Notice::Diverged { round, ours, agreed }));
         out.push(Effect::Discard);
     }
@@ -265,22 +304,27 @@ impl Node {
                 out.push(Effect::Restore(mine.round));
             }
         }
-        if matches!(self.activity, Activity::Training(round) if round == record.round) {
-            self.activity = Activity::Idle;
-            out.push(Effect::Abort);
-        }
-        match (record.outcome, self.merge) {
-            (Outcome::Closed(_), Some(Merge::Done(round, ours))) if round == record.round => {
-                self.take_result(round, ours, out);
-            }
-            (Outcome::Closed(_), _) => {} // a merge under way is compared when it is done
-            (_, Some(_)) => {
-                self.merge = None;
-                out.push(Effect::Discard);
-            }
-            (_, None) => {}
+        self.stop_training(out);
+        match record.outcome {
+            Outcome::Closed(agreed) => self.on_closed(agreed, out),
+            _ => self.on_void(out),
         }
         self.collect(record.round, out);
+    }
+
+    fn on_closed(&mut self, agreed: Roots, out: &mut Vec<Effect>) {
+        match self.merge {
+            Some(Merge::Done(round, ours)) => self.take_result(round, ours, agreed, out),
+            Some(Merge::Running(round)) => self.merge = Some(Merge::Late(round, agreed)),
+            Some(Merge::Late(..)) | None => {}
+        }
+    }
+
+    fn on_void(&mut self, out: &mut Vec<Effect>) {
+        if let Some(Merge::Running(_) | Merge::Done(..)) = self.merge {
+            self.merge = None;
+            out.push(Effect::Discard);
+        }
     }
 
     fn collect(&self, ended: Round, out: &mut Vec<Effect>) {

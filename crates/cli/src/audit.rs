@@ -1,0 +1,90 @@
+//! `atoll audit`.
+
+use crate::{grouped, size};
+use atoll_host::audit::{FolderReport, Report, audit};
+use std::{
+    io::{IsTerminal as _, Write as _, stderr},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+/// Checks genesis, finality certificates, transactions, blobs, merges, outer steps and checkpoints.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exit status: 0 if nothing is wrong, 1 otherwise.\n\nExamples:\n  atoll audit atoll-demo\n  atoll audit atoll-demo/node-2 --json"
+)]
+pub(crate) struct Arguments {
+    /// A node's folder, or a folder of such folders
+    dir: PathBuf,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let report = checked(&arguments.dir);
+    match arguments.json {
+        true => println!("{}", report.to_json()),
+        false => print(&report),
+    }
+    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Audits with a line of progress, where somebody watches.
+pub(crate) fn checked(dir: &std::path::Path) -> Report {
+    let watched = stderr().is_terminal();
+    let report = audit(dir, |what| {
+        if watched {
+            eprint!("\r\x1b[Kchecking {what}");
+            let _ = stderr().flush(); // only progress
+        }
+    });
+    if watched {
+        eprint!("\r\x1b[K");
+    }
+    report
+}
+
+pub(crate) fn print(report: &Report) {
+    for folder in &report.folders {
+        print_folder(folder);
+    }
+    let problems: Vec<_> = report.all_problems().collect();
+    for problem in &problems {
+        println!("WRONG  {}\n       {}", problem.place, problem.what);
+    }
+    match problems.len() {
+        0 => println!("audit passed: every check holds"),
+        n => println!("audit FAILED: {n} problem{}", if n == 1 { "" } else { "s" }),
+    }
+}
+
+fn print_folder(folder: &FolderReport) {
+    println!("{} ({})", folder.path.display(), if folder.node.is_empty() { "unknown node" } else { &folder.node });
+    if let (Some(genesis), Some(theta)) = (folder.genesis, folder.theta) {
+        println!("  genesis       {genesis}");
+        println!(
+            "  ledger        {} blocks ({}), {} transactions, {} finality certificates, proven up to block {}",
+            folder.height,
+            size(folder.block_bytes as f64),
+            grouped(folder.transactions),
+            grouped(folder.certificates),
+            folder.proven
+        );
+        println!(
+            "  rounds        {} closed, {} void; {} merges and outer steps computed again{}",
+            folder.rounds_closed,
+            folder.rounds_void,
+            folder.merges,
+            match folder.collected {
+                0 => String::new(),
+                n => format!("; {n} older than the charter keeps"),
+            }
+        );
+        println!("  blobs         {} ({}) hashed", folder.blobs, size(folder.blob_bytes as f64));
+        println!("  checkpoints   {} compared with θ", folder.checkpoints.len());
+        println!("  θ             {theta}");
+    }
+    println!("  seal          {}", if folder.sealed { "every file compared" } else { "none" });
+    folder.notes.iter().for_each(|note| println!("  note          {note}"));
+}

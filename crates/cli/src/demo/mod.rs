@@ -1,0 +1,212 @@
+//! `atoll demo`: several nodes on this machine, from nothing to an audited model.
+
+mod children;
+pub(crate) mod corpus;
+mod setup;
+mod view;
+
+use crate::{audit, grouped, plot, size};
+use anyhow::{Context as _, bail};
+use atoll_host::{
+    audit::Report,
+    checkpoints::{self, Sampling},
+    report::nats,
+    status::{History, history},
+};
+use atoll_protocol::layout::Layout;
+use children::{Children, Word};
+use serde_json::{Value, json};
+use setup::Demo;
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use view::View;
+
+pub(crate) const PEERS: u32 = 4;
+pub(crate) const ROUNDS: u32 = 10;
+pub(crate) const INNER_STEPS: u32 = 12;
+/// No node says anything for this long: something is wrong.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Starts several nodes on this machine, each with its own process, key and folder. They train a small
+/// model together on their own ledger; then everything they did is audited.
+///
+/// Ctrl-C ends all of them cleanly; the same command with the same --dir goes on.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exit status: 0 only if held-out loss fell and the audit passed.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1"
+)]
+pub(crate) struct Arguments {
+    /// How many nodes [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32))]
+    peers: Option<u32>,
+    /// How many rounds [default: 10]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: Option<u32>,
+    /// Inner steps per round [default: 12]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    inner_steps: Option<u32>,
+    /// Text file, folder, JSONL (`text` field) or Parquet (`text` column); Atoll's own sources if not given
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The demo's folder
+    #[arg(long, default_value = "atoll-demo")]
+    dir: PathBuf,
+    /// Print only one JSON object, at the end
+    #[arg(long)]
+    json: bool,
+}
+
+/// How the nodes' work ended.
+enum Ending {
+    Done,
+    Interrupted,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(demo(arguments))
+}
+
+async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    if !arguments.json {
+        println!("preparing {}: keys, corpus, tokenizer, shards, charter", arguments.dir.display());
+    }
+    let demo = setup::prepare(arguments).await?;
+    let parameters = Layout::of(&demo.charter.model).parameters;
+    if !arguments.json {
+        introduce(arguments, &demo, parameters);
+    }
+    let rules = &demo.charter.round;
+    let mut view =
+        View::new(demo.nodes.len(), rules.rounds.into(), rules.inner_steps.0.into(), parameters, arguments.json);
+    let (children, words) = Children::start(&demo.nodes)?;
+    let ending = watch(&mut view, words).await;
+    view.finish();
+    let ended_well = children.end().await;
+    match ending? {
+        Ending::Done if ended_well => conclude(arguments, &demo, &view, parameters, began),
+        Ending::Done => bail!("a node did not end cleanly; look into {}", arguments.dir.display()),
+        Ending::Interrupted => {
+            eprintln!("stopped; `atoll demo --dir {}` goes on from here", arguments.dir.display());
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+fn introduce(arguments: &Arguments, demo: &Demo, parameters: usize) {
+    let (model, rules) = (&demo.charter.model, &demo.charter.round);
+    let going = if demo.resumed { "going on with" } else { "made" };
+    println!("{going} {}: genesis {}", arguments.dir.display(), demo.charter.genesis());
+    println!(
+        "{} nodes, {} parameters ({} layers, width {}, vocabulary {}), {} rounds of {} steps",
+        demo.nodes.len(),
+        grouped(parameters as u64),
+        model.layers,
+        model.width,
+        model.vocab,
+        rules.rounds,
+        rules.inner_steps.0
+    );
+}
+
+/// Listens until every node is done, one ends by itself, or the user interrupts.
+async fn watch(view: &mut View, mut words: mpsc::UnboundedReceiver<Word>) -> anyhow::Result<Ending> {
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    loop {
+        let word = tokio::select! {
+            _ = &mut interrupt => return Ok(Ending::Interrupted),
+            word = tokio::time::timeout(SILENCE, words.recv()) => word,
+        };
+        match word.context("no node has said anything for two minutes")? {
+            Some(Word::Event(node, event)) => view.see(node, &event),
+            Some(Word::Ended(node)) => bail!("node {} ended before the run was done; its last words are above", node + 1),
+            None => bail!("all nodes ended before the run was done"),
+        }
+        if view.all_done() {
+            return Ok(Ending::Done);
+        }
+    }
+}
+
+fn conclude(
+    arguments: &Arguments,
+    demo: &Demo,
+    view: &View,
+    parameters: usize,
+    began: Instant,
+) -> anyhow::Result<ExitCode> {
+    let first = demo.nodes.first().context("the demo has no node")?;
+    let history = history(first)?;
+    let report = audit::checked(&arguments.dir);
+    let checkpoint = checkpoints::find(first.path())?;
+    let mut result = figures(&history, &report, parameters);
+    result["checkpoint"] = json!(checkpoint.display().to_string());
+    result["wall_seconds"] = json!(began.elapsed().as_secs_f64());
+    result["socket_bytes_sent"] = json!(view.sent.iter().sum::<u64>());
+    let fell = result["loss_end"].as_f64() < result["loss_start"].as_f64();
+    match arguments.json {
+        true => println!("{result}"),
+        false => tell(arguments, view, &result, &report)?,
+    }
+    Ok(if fell && report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The run in numbers, all from the ledger.
+fn figures(history: &History, report: &Report, parameters: usize) -> Value {
+    let (charter, peers) = (&history.charter, history.charter.members.len());
+    let merged: Vec<u64> = history.rounds.iter().flat_map(|round| &round.merged).map(|entry| entry.bytes.0).collect();
+    let others = peers.saturating_sub(1) as u64;
+    let blob = merged.iter().sum::<u64>() as f64 / merged.len().max(1) as f64;
+    let n = peers as f64;
+    let all_reduce = f64::from(charter.round.inner_steps.0) * 2.0 * (n - 1.0) / n * 4.0 * parameters as f64;
+    json!({
+        "loss_start": history.rounds.first().map(|round| nats(round.held_out)),
+        "loss_end": history.checkpoints.last().map(|(_, loss)| nats(*loss)),
+        "rounds": history.rounds.len(),
+        "peers": peers,
+        "parameters": parameters,
+        "bytes_per_peer_per_round": blob * others as f64,
+        "dense_bytes": 4 * parameters as u64 * others,
+        "all_reduce_bytes": all_reduce,
+        "theta_root": history.state.core().roots.theta.to_string(),
+        "genesis": charter.genesis().to_string(),
+        "blocks": history.blocks.0,
+        "block_bytes": history.blocks.1,
+        "audit_ok": report.ok(),
+    })
+}
+
+fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> anyhow::Result<()> {
+    let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    let curve = plot::curve(&view.curve());
+    if !curve.is_empty() {
+        println!("\ntraining loss by step, nats per token, mean over the nodes\n{curve}");
+    }
+    let sampling = Sampling { max_tokens: 120, temperature: 0.7, top_k: 40, top_p: 0.95, seed: 1 };
+    let mut opened = checkpoints::open(&arguments.dir)?;
+    let (text, _) = opened.generate("/// ", &sampling, |_| {})?;
+    println!("the model writes:\n\n/// {}\n", text.trim_end());
+    audit::print(report);
+    let dir = arguments.dir.display();
+    println!(
+        "\nheld-out loss {:.4} → {:.4} nats per token in {:.0} s",
+        number("loss_start"),
+        number("loss_end"),
+        number("wall_seconds")
+    );
+    println!(
+        "a peer sends {} a round; dense f32 would be {}, per-step all-reduce {}",
+        size(number("bytes_per_peer_per_round")),
+        size(number("dense_bytes")),
+        size(number("all_reduce_bytes"))
+    );
+    println!("checkpoint  {}", result["checkpoint"].as_str().unwrap_or("-"));
+    println!("try next    atoll generate {dir} --prompt \"pub fn \"");
+    Ok(())
+}

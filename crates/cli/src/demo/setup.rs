@@ -1,0 +1,123 @@
+//! The demo's folder: made whole in one step, or found and gone on with.
+
+use super::{Arguments, corpus};
+use anyhow::{Context as _, bail};
+use atoll_host::{
+    audit::node_folders,
+    charter_file,
+    folder::Folder,
+    found::{self, Plan},
+    identity,
+};
+use atoll_protocol::{Charter, PeerId, charter::Member};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+};
+
+/// A demo ready to start.
+pub(super) struct Demo {
+    pub(super) charter: Charter,
+    pub(super) nodes: Vec<Folder>,
+    pub(super) resumed: bool,
+}
+
+/// Makes the folder, or takes the one that is there.
+pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
+    let dir = &arguments.dir;
+    let there = dir.exists() && fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?.next().is_some();
+    if !there {
+        found(arguments).await?;
+    }
+    let nodes = node_folders(dir);
+    let Some(first) = nodes.first().filter(|first| first.path() != dir.as_path()) else {
+        bail!("{} is not empty and no demo's folder; choose another --dir (nothing was changed)", dir.display());
+    };
+    let charter = charter_file::read(&first.charter())?;
+    if there {
+        agrees(arguments, &charter, nodes.len())?;
+    }
+    assign_ports(&nodes)?;
+    Ok(Demo { charter, nodes, resumed: there })
+}
+
+/// What the user asks for now must be what the folder was made with.
+fn agrees(arguments: &Arguments, charter: &Charter, nodes: usize) -> anyhow::Result<()> {
+    let asked = [
+        ("--peers", arguments.peers.map(u64::from), nodes as u64),
+        ("--rounds", arguments.rounds.map(u64::from), charter.round.rounds.into()),
+        ("--inner-steps", arguments.inner_steps.map(u64::from), charter.round.inner_steps.0.into()),
+    ];
+    for (name, asked, there) in asked {
+        if let Some(asked) = asked.filter(|asked| *asked != there) {
+            bail!(
+                "{} was made with {name} {there}, not {asked}; leave {name} out to go on with it, or choose another --dir",
+                arguments.dir.display()
+            );
+        }
+    }
+    if arguments.data.is_some() {
+        bail!("{} has its corpus already; leave --data out to go on with it, or choose another --dir", arguments.dir.display());
+    }
+    Ok(())
+}
+
+/// Makes everything in a folder beside and renames it, so that a crash leaves no half of a demo.
+async fn found(arguments: &Arguments) -> anyhow::Result<()> {
+    let dir = &arguments.dir;
+    let mut name = dir.clone().into_os_string();
+    name.push(format!(".new-{}", std::process::id()));
+    let beside = PathBuf::from(name);
+    let made = make(arguments, &beside).await;
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&beside); // the first error is the one to tell
+    }
+    made?;
+    if dir.exists() {
+        fs::remove_dir(dir).with_context(|| format!("cannot replace the empty folder {}", dir.display()))?;
+    }
+    fs::rename(&beside, dir).with_context(|| format!("cannot rename {} to {}", beside.display(), dir.display()))
+}
+
+async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
+    let corpus = corpus::read(arguments.data.as_deref())?;
+    let peers = arguments.peers.unwrap_or(super::PEERS);
+    let digits = peers.to_string().len();
+    let (mut members, mut nodes) = (Vec::new(), Vec::new());
+    for number in 1..=peers {
+        let name = format!("node-{number:0digits$}");
+        let folder = Folder::at(beside.join(&name));
+        members.push(Member { name, key: found::new_member(&folder)?.peer() });
+        nodes.push(folder);
+    }
+    let rounds = arguments.rounds.unwrap_or(super::ROUNDS);
+    let mut plan = Plan::small("demo", rounds, arguments.inner_steps.unwrap_or(super::INNER_STEPS));
+    plan.licence = arguments.data.is_none().then(|| corpus::LICENCE.to_string());
+    let beginning = found::begin(plan, &corpus, members)?;
+    for folder in &nodes {
+        found::install_charter(folder, &beginning.charter)?;
+    }
+    match nodes.first() {
+        Some(first) => found::install_blobs(first, beginning.blobs).await, // the others fetch them
+        None => bail!("a demo needs at least one node"),
+    }
+}
+
+/// Gives every node a free port of this machine and the addresses of the others.
+fn assign_ports(nodes: &[Folder]) -> anyhow::Result<()> {
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    // held until all are known, so that no two are the same
+    let sockets: Vec<UdpSocket> = nodes.iter().map(|_| UdpSocket::bind(any)).collect::<Result<_, _>>().context("no free port")?;
+    let mut addresses: BTreeMap<PeerId, SocketAddr> = BTreeMap::new();
+    for (folder, socket) in nodes.iter().zip(&sockets) {
+        addresses.insert(identity::read(&folder.key())?.peer(), socket.local_addr()?);
+    }
+    for (folder, socket) in nodes.iter().zip(&sockets) {
+        let mut others = addresses.clone();
+        others.remove(&identity::read(&folder.key())?.peer());
+        found::install_settings(folder, socket.local_addr()?, &others)?;
+    }
+    Ok(())
+}

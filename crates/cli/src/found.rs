@@ -1,0 +1,117 @@
+//! `atoll init` and `atoll found`.
+
+use crate::{demo::corpus, grouped};
+use anyhow::Context as _;
+use atoll_host::{
+    charter_file,
+    folder::Folder,
+    found::{self, Plan},
+    identity,
+};
+use atoll_protocol::{PeerId, charter::Member};
+use serde_json::json;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Makes a folder with a new key. The key is the node's one identity; give its public half to the founder.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  atoll init my-node\n  atoll init my-node --charter charter.toml     with the charter that the founder sent"
+)]
+pub(crate) struct InitArguments {
+    /// The folder to make
+    dir: PathBuf,
+    /// The charter of the run to join
+    #[arg(long)]
+    charter: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn init(arguments: &InitArguments) -> anyhow::Result<ExitCode> {
+    let folder = Folder::at(&arguments.dir);
+    // a folder that has a key already keeps it: the charter comes after the key was given away
+    let keypair = match folder.key().exists() && arguments.charter.is_some() {
+        true => identity::read(&folder.key())?,
+        false => found::new_member(&folder)?,
+    };
+    if let Some(path) = &arguments.charter {
+        found::install_charter(&folder, &charter_file::read(path)?)?;
+    }
+    match arguments.json {
+        true => println!("{}", json!({ "folder": folder.path().display().to_string(), "key": keypair.peer().to_string() })),
+        false => println!(
+            "{}\nThis is the node's public key: give it to the founder of a run. The secret is in {}; back it up.",
+            keypair.peer(),
+            folder.key().display()
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Founds a run: trains a tokenizer, cuts the corpus into shards, draws θ⁰ and writes the charter.
+///
+/// The folder must be one that `atoll init` made; its node serves the corpus to the others.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  atoll found my-node --data texts/ --member me=6f…c2 --member ada=91…0b\n  atoll found my-node --data corpus.parquet --member me=6f…c2 --rounds 200 --inner-steps 100"
+)]
+pub(crate) struct FoundArguments {
+    /// The founder's folder
+    dir: PathBuf,
+    /// A member as NAME=KEY; the founder's own key must be among them
+    #[arg(long = "member", value_parser = member, required = true)]
+    members: Vec<Member>,
+    /// Text file, folder, JSONL (`text` field) or Parquet (`text` column); Atoll's own sources if not given
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Licence of the corpus, for the manifest
+    #[arg(long)]
+    licence: Option<String>,
+    /// The run's name
+    #[arg(long, default_value = "run")]
+    name: String,
+    /// Rounds
+    #[arg(long, default_value_t = 100)]
+    rounds: u32,
+    /// Inner steps per round
+    #[arg(long, default_value_t = 30)]
+    inner_steps: u32,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+fn member(text: &str) -> Result<Member, String> {
+    let (name, key) = text.split_once('=').ok_or("NAME=KEY is needed")?;
+    let key: PeerId = key.parse().map_err(|error| format!("{error}"))?;
+    Ok(Member { name: name.into(), key })
+}
+
+pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
+    let folder = Folder::at(&arguments.dir);
+    let keypair = identity::read(&folder.key()).context("`atoll init` makes the folder")?;
+    if !arguments.members.iter().any(|member| member.key == keypair.peer()) {
+        anyhow::bail!("the folder's own key {} is not among the members", keypair.peer());
+    }
+    if folder.charter().exists() {
+        anyhow::bail!("{} exists; a folder is for one run, and it was left as it is", folder.charter().display());
+    }
+    let mut plan = Plan::small(&arguments.name, arguments.rounds, arguments.inner_steps);
+    plan.licence.clone_from(&arguments.licence);
+    let corpus = corpus::read(arguments.data.as_deref())?;
+    let beginning = found::begin(plan, &corpus, arguments.members.clone())?;
+    let (charter, tokens) = (beginning.charter, beginning.train_tokens);
+    tokio::runtime::Runtime::new()?.block_on(found::install_blobs(&folder, beginning.blobs))?;
+    found::install_charter(&folder, &charter)?;
+    let path = folder.charter().display().to_string();
+    match arguments.json {
+        true => println!("{}", json!({ "charter": path, "genesis": charter.genesis().to_string(), "train_tokens": tokens })),
+        false => println!(
+            "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
+            charter.genesis(),
+            grouped(tokens)
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}

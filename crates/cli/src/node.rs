@@ -1,0 +1,125 @@
+//! `atoll node`.
+
+use atoll_host::{folder::Folder, network::Settings, run};
+use atoll_protocol::PeerId;
+use serde_json::Value;
+use std::{
+    io::{Read as _, Write as _, stdin, stdout},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+use tokio::sync::watch;
+
+/// Runs the node in a folder until Ctrl-C; running it again goes on where it was.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  atoll node my-node\n  atoll node my-node --bind 0.0.0.0:7700 --peer 6f…c2=203.0.113.7:7700\n  atoll node my-node --json | jq 'select(.event == \"round\")'"
+)]
+pub(crate) struct Arguments {
+    /// The node's folder, with its key and charter
+    dir: PathBuf,
+    /// Where to listen; kept in node.toml
+    #[arg(long)]
+    bind: Option<SocketAddr>,
+    /// Where another member listens, as KEY=ADDRESS:PORT; kept in node.toml
+    #[arg(long = "peer", value_parser = peer_address)]
+    peers: Vec<(PeerId, SocketAddr)>,
+    /// Print every event as a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+fn peer_address(text: &str) -> Result<(PeerId, SocketAddr), String> {
+    let (key, address) = text.split_once('=').ok_or("KEY=ADDRESS:PORT is needed")?;
+    let key = key.parse().map_err(|error| format!("{error}"))?;
+    let address = address.parse().map_err(|error| format!("{address}: {error}"))?;
+    Ok((key, address))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let folder = Folder::at(&arguments.dir);
+    folder.expect_node()?;
+    keep_settings(arguments, &folder)?;
+    let json = arguments.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = runtime.block_on(async {
+        let (stop, stopped) = watch::channel(false);
+        let on_signal = stop.clone();
+        tokio::spawn(async move {
+            signal().await;
+            let _ = on_signal.send(true);
+        });
+        if arguments.stop_with_stdin {
+            std::thread::spawn(move || {
+                let _ = stdin().read_to_end(&mut Vec::new()); // its end is the sign, its content is nothing
+                let _ = stop.send(true);
+            });
+        }
+        run::run(folder, stopped, |event| if json { line(event) } else { tell(event) }).await
+    });
+    runtime.shutdown_background();
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Takes what the command line says of addresses into the node's settings.
+fn keep_settings(arguments: &Arguments, folder: &Folder) -> anyhow::Result<()> {
+    let path = folder.settings();
+    let known = path.exists().then(|| Settings::read(&path)).transpose()?;
+    let mut settings = known.clone().unwrap_or_else(Settings::any_port);
+    if let Some(bind) = arguments.bind {
+        settings.bind = bind;
+    }
+    settings.peers.extend(arguments.peers.iter().map(|(key, address)| (key.to_string(), *address)));
+    if known.as_ref() != Some(&settings) {
+        settings.write(&path)?;
+    }
+    Ok(())
+}
+
+fn line(event: &Value) {
+    let _ = writeln!(stdout(), "{event}"); // whoever reads may have gone; the node goes on
+}
+
+fn tell(event: &Value) {
+    let text = |key: &str| event[key].as_str().unwrap_or_default().to_string();
+    let loss = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
+    let said = match event["event"].as_str().unwrap_or_default() {
+        "started" => format!("{} is up at block {}, listening on {}", text("peer"), event["height"], event["listens"]),
+        "joined" | "left" | "dormant" => format!("{} {}", text("peer"), text("event")),
+        "excluded" => format!("{} is excluded: {}", text("peer"), text("reason")),
+        "round_opened" => format!("round {} opened with {} peers", event["round"], event["roster"].as_array().map_or(0, Vec::len)),
+        "round" => format!(
+            "round {} {}: train loss {:.4}, held-out before {:.4}, {} merged",
+            event["round"],
+            text("outcome"),
+            loss("train_loss"),
+            loss("held_out_before"),
+            event["merged"].as_array().map_or(0, Vec::len)
+        ),
+        "checkpoint_recorded" => format!("checkpoint of round {} recorded, held-out loss {:.4}", event["round"], loss("held_out")),
+        "diverged" | "merge_failed" | "broken" => text("text"),
+        "done" => "all rounds are done; Ctrl-C stops the node".into(),
+        "stopped" => format!("stopped; sent {} and received {} bytes", event["sent"], event["received"]),
+        _ => return,
+    };
+    let _ = writeln!(stdout(), "{said}");
+}

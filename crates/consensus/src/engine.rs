@@ -1,0 +1,272 @@
+//! The wiring: storage, marshal, simplex and our own tasks on one runtime.
+
+use crate::{
+    application::Application,
+    block::Block,
+    channel::Channel,
+    delivery::{Finalized, Reports, deliver},
+    forward,
+    handle::StartError,
+    ledger::Ledger,
+    network::{self, Peers},
+    transport::{Receivers, Transport},
+};
+use atoll_ledger::State;
+use atoll_protocol::{Charter, Height, Keypair};
+use commonware_broadcast::buffered;
+use commonware_codec::CodecShared;
+use commonware_consensus::{
+    marshal::{
+        self, Start,
+        core::Mailbox,
+        resolver::p2p as resolver,
+        standard::{Inline, Standard},
+    },
+    simplex::{self, ForwardPolicy, SkipBudget, SkipPolicy, elector::RoundRobin, scheme::ed25519::Scheme},
+    types::{Epoch, FixedEpocher, ViewDelta},
+};
+use commonware_cryptography::{
+    Blake3, Digestible,
+    certificate::{ConstantProvider, Verifier as _},
+    ed25519::PublicKey,
+};
+use commonware_parallel::Sequential;
+use commonware_runtime::{Handle, Spawner, Supervisor, buffer::paged::CacheRef, tokio::Context};
+use commonware_storage::{archive::prunable, translator::TwoCap};
+use commonware_utils::{Array, NZDuration, NZU16, NZU64, NZUsize};
+use std::{
+    num::{NonZeroU16, NonZeroU64, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+const MAILBOX: NonZeroUsize = NZUsize!(1024);
+const BUFFER: NonZeroUsize = NZUsize!(64 * 1024);
+const PAGE_BYTES: NonZeroU16 = NZU16!(4096);
+const PAGES: NonZeroUsize = NZUsize!(256);
+const ITEMS_PER_SECTION: NonZeroU64 = NZU64!(1024);
+/// Views behind the last final one whose votes and certificates are kept.
+const VIEWS_KEPT: ViewDelta = ViewDelta::new(64);
+/// Final blocks that the owner may have before it acknowledges the first.
+const UNACKNOWLEDGED_MAX: NonZeroUsize = NZUsize!(16);
+/// Proposed blocks kept per validator.
+const PROPOSALS_KEPT: usize = 16;
+/// Missing final blocks that are fetched at a time.
+const REPAIRS_MAX: NonZeroUsize = NZUsize!(32);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+const FETCH_RETRY: Duration = Duration::from_millis(100);
+/// For a proposal's way through the network, after the leader's time.
+const CERTIFICATION: Duration = Duration::from_secs(1);
+
+/// What the engine is made from.
+pub(crate) struct Parts {
+    pub(crate) charter: Arc<Charter>,
+    pub(crate) keypair: Keypair,
+    pub(crate) height: Height,
+    pub(crate) leader_timeout: Duration,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) transport: Transport,
+    pub(crate) receivers: Receivers,
+    pub(crate) owner: mpsc::Sender<Finalized>,
+}
+
+/// The tasks whose end is the end of consensus.
+pub(crate) struct Running {
+    pub(crate) simplex: Handle<()>,
+    pub(crate) delivery: Handle<String>,
+}
+
+type Ends = (network::Sender, network::Receiver);
+type Marshal = Mailbox<Scheme, Standard<Block>>;
+type Automaton = Inline<Context, Scheme, Application, Block, FixedEpocher>;
+type Archive<K, V> = prunable::Archive<TwoCap, Context, K, V>;
+
+/// Opens the storage and starts everything. A storage failure panics; so the engine has it.
+pub(crate) async fn run(context: Context, parts: Parts) -> Result<Running, StartError> {
+    let mut ends = parts.receivers.into_iter().zip(Channel::ALL);
+    let mut next = || {
+        let end = ends.next();
+        end.map(|(frames, channel)| network::channel(&parts.transport, channel, frames))
+            .ok_or(StartError::Used)
+    };
+    let (votes, certificates, missing) = (next()?, next()?, next()?);
+    let (backfill, blocks, (sender, receiver)) = (next()?, next()?, next()?);
+
+    let base = Base::new(context, &parts.charter, &parts.keypair, parts.transport.clone())?;
+    let (reports, reported) = Reports::new();
+    let marshal = base.start_marshal(backfill, blocks, reports).await?;
+    let acknowledged = marshal
+        .get_processed()
+        .await
+        .map_or(0, |processed| processed.height().get());
+    if acknowledged > parts.height.0 {
+        return Err(StartError::Behind {
+            ours: parts.height,
+            acknowledged: Height(acknowledged),
+        });
+    }
+    let application = Application::new(parts.ledger.clone(), parts.charter.deadlines.heartbeat);
+    let automaton = Inline::new(base.context.child("inline"), application, marshal.clone(), epocher());
+    let ledger = parts.ledger.clone();
+    let child = base.context.child("forward");
+    child.spawn(move |context| forward::send(context, ledger, sender));
+    let ledger = parts.ledger.clone();
+    let child = base.context.child("receive");
+    child.spawn(move |_| forward::receive(ledger, receiver));
+    let child = base.context.child("delivery");
+    let delivery = child.spawn(move |_| deliver(parts.ledger, marshal, reported, parts.owner));
+    let simplex = base.start_simplex(automaton, parts.leader_timeout, votes, certificates, missing);
+    Ok(Running { simplex, delivery })
+}
+
+/// One epoch: the validators of a run do not change.
+fn epocher() -> FixedEpocher {
+    FixedEpocher::new(NZU64!(1 << 40))
+}
+
+/// What every part of the engine needs.
+struct Base {
+    context: Context,
+    scheme: Scheme,
+    local: PublicKey,
+    genesis: Block,
+    peers: Peers,
+    cache: CacheRef,
+}
+
+impl Base {
+    fn new(context: Context, charter: &Charter, keypair: &Keypair, transport: Transport) -> Result<Self, StartError> {
+        let validators = transport.validators();
+        let scheme = validators.signer(&charter.genesis(), keypair);
+        let local = validators.keys.get(&keypair.peer()).cloned();
+        let (Some(scheme), Some(local)) = (scheme, local) else {
+            return Err(StartError::NotAValidator(keypair.peer()));
+        };
+        Ok(Self {
+            context,
+            scheme,
+            local,
+            genesis: Block::new(State::genesis_block(charter)),
+            peers: Peers::new(transport),
+            cache: CacheRef::new(PAGE_BYTES, PAGES),
+        })
+    }
+
+    /// The part that keeps final blocks, fetches missing ones and reports them in order.
+    async fn start_marshal(&self, backfill: Ends, blocks: Ends, reports: Reports) -> Result<Marshal, StartError> {
+        let resolver = resolver::init(
+            self.context.child("backfill"),
+            resolver::Config {
+                public_key: self.local.clone(),
+                peer_provider: self.peers.clone(),
+                blocker: self.peers.clone(),
+                mailbox_size: MAILBOX,
+                fetch_timeout: NZDuration!(FETCH_TIMEOUT),
+                fetch_retry_delay: FETCH_RETRY,
+                priority_requests: false,
+                priority_responses: false,
+            },
+            backfill,
+        );
+        let (broadcast, buffer) = buffered::Engine::<_, _, Block, _, _>::new(
+            self.context.child("broadcast"),
+            buffered::Config {
+                public_key: self.local.clone(),
+                mailbox_size: MAILBOX,
+                deque_size: PROPOSALS_KEPT,
+                priority: false,
+                codec_config: (),
+                peer_provider: self.peers.clone(),
+                strategy: Sequential,
+            },
+        );
+        broadcast.start(blocks);
+        let certificates = Scheme::certificate_codec_config_unbounded();
+        let finalizations = self.archive("finalizations", certificates).await?;
+        let finals = self.archive("blocks", ()).await?;
+        let config = marshal::Config {
+            provider: ConstantProvider::<_, Epoch>::new(self.scheme.clone()),
+            epocher: epocher(),
+            start: Start::Genesis(self.genesis.clone().digested()),
+            partition_prefix: "marshal".into(),
+            mailbox_size: MAILBOX,
+            view_retention: VIEWS_KEPT,
+            prunable_items_per_section: ITEMS_PER_SECTION,
+            page_cache: self.cache.clone(),
+            replay_buffer: BUFFER,
+            key_write_buffer: BUFFER,
+            value_write_buffer: BUFFER,
+            block_codec_config: (),
+            max_repair: REPAIRS_MAX,
+            max_pending_acks: UNACKNOWLEDGED_MAX,
+            strategy: Sequential,
+        };
+        let context = self.context.child("marshal");
+        let (actor, mailbox, _) = marshal::core::Actor::init(context, finalizations, finals, config).await;
+        actor.start(reports, buffer, resolver);
+        Ok(mailbox)
+    }
+
+    async fn archive<K: Array, V: CodecShared>(
+        &self,
+        name: &'static str,
+        codec: V::Cfg,
+    ) -> Result<Archive<K, V>, StartError> {
+        let config = prunable::Config {
+            translator: TwoCap,
+            metadata_partition: format!("{name}-metadata"),
+            key_partition: format!("{name}-keys"),
+            key_page_cache: self.cache.clone(),
+            value_partition: format!("{name}-values"),
+            compression: None,
+            codec_config: codec,
+            items_per_section: ITEMS_PER_SECTION,
+            key_write_buffer: BUFFER,
+            value_write_buffer: BUFFER,
+            replay_buffer: BUFFER,
+        };
+        let opened = Archive::init(self.context.child(name), config).await;
+        opened.map_err(|error| StartError::Engine(format!("its archive of {name} cannot be opened: {error}")))
+    }
+
+    /// The part that agrees.
+    fn start_simplex(
+        self,
+        automaton: Automaton,
+        leader_timeout: Duration,
+        votes: Ends,
+        certificates: Ends,
+        missing: Ends,
+    ) -> Handle<()> {
+        let config = simplex::Config {
+            scheme: self.scheme,
+            elector: RoundRobin::<Blake3>::default(),
+            blocker: self.peers,
+            automaton: automaton.clone(),
+            relay: automaton.clone(),
+            reporter: automaton,
+            track_historical_votes: false,
+            strategy: Sequential,
+            partition: "simplex".into(),
+            mailbox_size: MAILBOX,
+            epoch: Epoch::zero(),
+            floor: simplex::Floor::Genesis(self.genesis.digest()),
+            replay_buffer: BUFFER,
+            write_buffer: BUFFER,
+            page_cache: self.cache,
+            leader_timeout,
+            certification_timeout: leader_timeout + CERTIFICATION,
+            timeout_retry: leader_timeout + CERTIFICATION,
+            view_retention: VIEWS_KEPT,
+            skip: SkipPolicy::Enabled {
+                timeout: leader_timeout * 2 + CERTIFICATION * 2,
+                budget: SkipBudget::Participants,
+            },
+            fetch_timeout: NZDuration!(FETCH_TIMEOUT),
+            fetch_retry_delay: FETCH_RETRY,
+            forward: ForwardPolicy::Disabled,
+        };
+        simplex::Engine::new(self.context.child("simplex"), config).start(votes, certificates, missing)
+    }
+}

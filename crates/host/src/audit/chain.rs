@@ -1,0 +1,103 @@
+//! Blocks: genesis, every transition and signature, every certificate.
+
+use super::FolderReport;
+use crate::{
+    folder::Folder,
+    record::{self, RecordError, StoredBlock},
+};
+use atoll_consensus::verify_certificate;
+use atoll_ledger::{Event, RoundRecord, State};
+use atoll_protocol::{Charter, Hash, Height, Round, encode};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+/// What the blocks say that is to be checked against blobs and checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Ended rounds, in order.
+    pub(super) rounds: Vec<RoundRecord>,
+    /// Recorded checkpoints: round and hash of the file list.
+    pub(super) checkpoints: Vec<(Round, Hash)>,
+    /// θ after the last block.
+    pub(super) theta: Option<Hash>,
+}
+
+/// Checks the ledger's file; gives what could be read, up to the first fault.
+pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderReport) -> Option<History> {
+    let path = folder.ledger();
+    if !path.exists() {
+        report.problem(path.display(), "is missing");
+        return None;
+    }
+    // redb asserts what it believes of its own pages; a changed byte may break that belief
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let bound = record::genesis_of(&path)?;
+        if bound.as_deref() != Some(charter.genesis().as_bytes()) {
+            return Err(RecordError::OtherRun(path.clone()));
+        }
+        read_blocks(folder, charter, report)
+    }));
+    match read {
+        Ok(Ok(history)) => Some(history),
+        Ok(Err(error)) => {
+            report.problem(path.display(), error);
+            None
+        }
+        Err(_) => {
+            report.problem(path.display(), "its pages are damaged");
+            None
+        }
+    }
+}
+
+fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderReport) -> Result<History, RecordError> {
+    let mut history = History::default();
+    let mut state = State::genesis(charter.clone());
+    let validators = state.validators();
+    report.tip = Some(state.tip());
+    let place = |height: Height| format!("{}: block {height}", folder.ledger().display());
+    record::read(&folder.ledger(), |StoredBlock { block, certificate }| {
+        let height = block.header.height;
+        let (next, events) =
+            state.apply(&block).map_err(|source| RecordError::Refused { height, source })?;
+        if let Some(certificate) = certificate {
+            match verify_certificate(&charter.genesis(), &validators, &block.digest(), &certificate) {
+                Ok(_) => {
+                    report.certificates += 1;
+                    report.proven = height;
+                }
+                Err(error) => report.problem(place(height), format!("its finality certificate is refused: {error}")),
+            }
+        }
+        report.transactions += block.transactions.len() as u64;
+        report.block_bytes += encode(&block).len() as u64;
+        report.height = height;
+        state = next;
+        report.tip = Some(state.tip());
+        events.into_iter().for_each(|event| history.note(event));
+        Ok(())
+    })?;
+    if report.proven < report.height {
+        report.notes.push(format!(
+            "blocks {} to {} follow the last finality certificate and are not proven final",
+            report.proven.0 + 1,
+            report.height
+        ));
+    }
+    let theta = state.core().roots.theta;
+    report.theta = Some(theta);
+    history.theta = Some(theta);
+    Ok(history)
+}
+
+impl History {
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::RoundEnded(record) => self.rounds.push(record),
+            Event::CheckpointRecorded { round, manifest, .. } => self.checkpoints.push((round, manifest)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The audit: everything that a folder claims, checked from the folder alone.
+//!
+//! Genesis, finality certificates, every transition and signature, every blob's hash, every merge and
+//! outer step recomputed, every checkpoint file compared. Nothing is changed on disk. A check that
+//! finds something wrong names the place and goes on where it can.
+
+mod chain;
+mod files;
+mod replay;
+
+use crate::{charter_file, folder::Folder, identity, seal};
+use atoll_protocol::{Charter, Hash, Height, PeerId, Round};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// File, block, round or blob.
+    pub place: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What was checked in one node's folder, and what was found.
+#[derive(Debug, Clone, Default)]
+pub struct FolderReport {
+    /// The folder.
+    pub path: PathBuf,
+    /// Its node's name in the charter.
+    pub node: String,
+    /// The run.
+    pub genesis: Option<Hash>,
+    /// Last block.
+    pub height: Height,
+    /// Digest of the last block.
+    pub tip: Option<Hash>,
+    /// Transactions whose signature was checked.
+    pub transactions: u64,
+    /// Finality certificates checked.
+    pub certificates: u64,
+    /// Bytes of all blocks.
+    pub block_bytes: u64,
+    /// Last block that a certificate proves final.
+    pub proven: Height,
+    /// Rounds that moved θ.
+    pub rounds_closed: u32,
+    /// Rounds that left θ as it was.
+    pub rounds_void: u32,
+    /// Merges and outer steps computed again.
+    pub merges: u32,
+    /// Rounds whose blobs were collected by the charter's rule.
+    pub collected: u32,
+    /// Blobs whose hash was checked, and their bytes.
+    pub blobs: u64,
+    /// See `blobs`.
+    pub blob_bytes: u64,
+    /// Checkpoints compared with θ.
+    pub checkpoints: Vec<Round>,
+    /// θ after the last block.
+    pub theta: Option<Hash>,
+    /// Whether a seal covered every file.
+    pub sealed: bool,
+    /// What an auditor should know and that is no fault.
+    pub notes: Vec<String>,
+    /// Faults.
+    pub problems: Vec<Problem>,
+}
+
+impl FolderReport {
+    pub(crate) fn problem(&mut self, place: impl ToString, what: impl ToString) {
+        let found = Problem { place: place.to_string(), what: what.to_string() };
+        if !self.problems.contains(&found) {
+            self.problems.push(found);
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let problems = self.problems.iter().map(|found| json!({ "place": found.place, "what": found.what }));
+        json!({
+            "folder": self.path.display().to_string(),
+            "node": self.node,
+            "genesis": self.genesis.map(|hash| hash.to_string()),
+            "height": self.height.0,
+            "proven_height": self.proven.0,
+            "tip": self.tip.map(|hash| hash.to_string()),
+            "transactions": self.transactions,
+            "certificates": self.certificates,
+            "block_bytes": self.block_bytes,
+            "rounds_closed": self.rounds_closed,
+            "rounds_void": self.rounds_void,
+            "merges_recomputed": self.merges,
+            "rounds_collected": self.collected,
+            "blobs": self.blobs,
+            "blob_bytes": self.blob_bytes,
+            "checkpoints": self.checkpoints.iter().map(|round| round.0).collect::<Vec<_>>(),
+            "theta_root": self.theta.map(|hash| hash.to_string()),
+            "sealed": self.sealed,
+            "notes": self.notes,
+            "problems": problems.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The audit of one node's folder, or of a folder of such folders.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// One per node.
+    pub folders: Vec<FolderReport>,
+    /// Faults between folders, or with the folder as a whole.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn ok(&self) -> bool {
+        self.problems.is_empty() && !self.folders.is_empty() && self.folders.iter().all(|f| f.problems.is_empty())
+    }
+
+    /// Every fault.
+    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().chain(self.folders.iter().flat_map(|folder| &folder.problems))
+    }
+
+    /// For machines.
+    pub fn to_json(&self) -> Value {
+        let problems = self.all_problems().map(|found| json!({ "place": found.place, "what": found.what }));
+        json!({
+            "ok": self.ok(),
+            "folders": self.folders.iter().map(FolderReport::to_json).collect::<Vec<_>>(),
+            "problems": problems.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The folders of nodes in `path`: itself, or those directly below it, in order.
+pub fn node_folders(path: &Path) -> Vec<Folder> {
+    // a damaged or missing file must not make a node's folder look like something else
+    let looks_like = |path: &Path| ["key", "charter.toml", "ledger.redb"].iter().any(|name| path.join(name).is_file());
+    if looks_like(path) {
+        return vec![Folder::at(path)];
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut below: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| looks_like(path)).collect();
+    below.sort();
+    below.into_iter().map(Folder::at).collect()
+}
+
+/// Audits the node's folder at `path`, or all those below it. `progress` hears what is being checked.
+pub fn audit(path: &Path, mut progress: impl FnMut(&str)) -> Report {
+    let folders = node_folders(path);
+    let mut report = Report::default();
+    if folders.is_empty() {
+        let what = "holds no node's folder; name the folder of a node, or one with nodes' folders in it".into();
+        report.problems.push(Problem { place: path.display().to_string(), what });
+    }
+    for folder in &folders {
+        report.folders.push(audit_folder(folder, &mut progress));
+    }
+    compare(&mut report);
+    report
+}
+
+/// Nodes of one folder must be of one run.
+fn compare(report: &mut Report) {
+    let Some(first) = report.folders.first() else { return };
+    let runs = report.folders.iter().filter(|folder| folder.genesis.is_some() && folder.genesis != first.genesis);
+    let other: Vec<Problem> = runs
+        .map(|folder| Problem {
+            place: folder.path.join("charter.toml").display().to_string(),
+            what: format!("is the charter of another run than that of {}", first.path.display()),
+        })
+        .collect();
+    report.problems.extend(other);
+    let same_height = |a: &FolderReport, b: &FolderReport| a.height == b.height && a.tip != b.tip;
+    for (index, folder) in report.folders.iter().enumerate() {
+        if let Some(other) = report.folders[..index].iter().find(|other| same_height(other, folder)) {
+            let what = format!("differs from block {} of {}", other.height, other.path.display());
+            let place = format!("{}: block {}", folder.path.display(), folder.height);
+            report.problems.push(Problem { place, what });
+        }
+    }
+}
+
+fn audit_folder(folder: &Folder, progress: &mut impl FnMut(&str)) -> FolderReport {
+    let mut report = FolderReport { path: folder.path().to_path_buf(), ..FolderReport::default() };
+    let name = folder.path().display().to_string();
+    progress(&format!("{name}: files"));
+    let owner = check_identity(folder, &mut report);
+    if let Some(owner) = owner {
+        check_seal(folder, owner, &mut report);
+    }
+    let Some(charter) = check_charter(folder, owner, &mut report) else { return report };
+    progress(&format!("{name}: blobs"));
+    files::check_blobs(folder, &mut report);
+    progress(&format!("{name}: blocks and certificates"));
+    let history = chain::check(folder, &charter, &mut report);
+    progress(&format!("{name}: merges and checkpoints"));
+    if let Some(history) = history {
+        replay::check(folder, &charter, &history, &mut report);
+    }
+    report
+}
+
+fn check_identity(folder: &Folder, report: &mut FolderReport) -> Option<PeerId> {
+    match identity::read(&folder.key()) {
+        Ok(keypair) => Some(keypair.peer()),
+        Err(error) => {
+            report.problem(folder.key().display(), error);
+            None
+        }
+    }
+}
+
+fn check_seal(folder: &Folder, owner: PeerId, report: &mut FolderReport) {
+    match seal::check(folder, owner) {
+        Ok(None) => report.notes.push(
+            "not sealed, because its node is running or was killed: private files, logs and indices are not covered"
+                .into(),
+        ),
+        Ok(Some(differences)) => {
+            report.sealed = true;
+            differences.into_iter().for_each(|found| report.problem(found.path.display(), found.what));
+        }
+        Err(error) => report.problem(folder.seal().display(), error),
+    }
+}
+
+fn check_charter(folder: &Folder, owner: Option<PeerId>, report: &mut FolderReport) -> Option<Arc<Charter>> {
+    let path = folder.charter();
+    let charter = match charter_file::read(&path) {
+        Ok(charter) => charter,
+        Err(error) => {
+            report.problem(path.display(), error);
+            return None;
+        }
+    };
+    report.genesis = Some(charter.genesis());
+    if let Some(owner) = owner {
+        report.node = charter.name_of(&owner);
+        if !charter.keys().any(|key| key == owner) {
+            report.problem(path.display(), format!("does not name the folder's key {owner}"));
+        }
+    }
+    Some(Arc::new(charter))
+}

@@ -1,0 +1,197 @@
+//! θ from genesis: every merge and outer step computed again, every checkpoint made again and compared.
+
+use super::{FolderReport, chain::History, files::blob};
+use crate::{
+    folder::Folder,
+    trainer::{apply_plan, manifest_of, read_plan, state_of},
+};
+use anyhow::{Context as _, bail};
+use atoll_learner::{
+    checkpoint,
+    data::{Dataset, Manifest, Tokenizer},
+};
+use atoll_ledger::{Outcome, Roots, RoundRecord, State};
+use atoll_outer::{OuterState, theta_bytes};
+use atoll_protocol::{Charter, Hash, Layout, Round};
+use bytes::Bytes;
+use std::{collections::BTreeSet, fs, sync::Arc};
+
+struct Replay<'a> {
+    folder: &'a Folder,
+    charter: &'a Arc<Charter>,
+    layout: Layout,
+    /// θ at the start of the round looked at, unless its blobs are gone.
+    state: Option<OuterState>,
+    roots: Roots,
+    tokenizer: Option<Tokenizer>,
+}
+
+/// Checks the corpus, then walks through the rounds.
+pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, report: &mut FolderReport) {
+    if let Err(error) = check_corpus(folder, charter) {
+        report.problem(format!("{}: corpus", folder.path().display()), format!("{error:#}"));
+    }
+    let layout = Layout::of(&charter.model);
+    let tokenizer = blob(folder, &charter.model.tokenizer);
+    let tokenizer = tokenizer.and_then(|bytes| Tokenizer::from_bytes(&bytes).ok());
+    if tokenizer.is_none() {
+        report.problem(folder.blob(&charter.model.tokenizer).display(), "the tokenizer is missing or damaged");
+    }
+    let roots = State::genesis(charter.clone()).core().roots;
+    let mut replay = Replay { folder, charter, layout, state: None, roots, tokenizer };
+    replay.start(report);
+    let last = history.rounds.last().map_or(0, |record| record.round.0);
+    for record in &history.rounds {
+        replay.round(record, last, report);
+        replay.checkpoint(history, record.round, report);
+    }
+    unknown_checkpoints(folder, history, report);
+}
+
+fn check_corpus(folder: &Folder, charter: &Charter) -> anyhow::Result<()> {
+    let hash = &charter.data.manifest;
+    let manifest = blob(folder, hash)
+        .with_context(|| format!("the manifest {} is missing or damaged", folder.blob(hash).display()))?;
+    let dataset = Dataset::open(&manifest, |hash| blob(folder, hash))?;
+    if dataset.tokenizer() != charter.model.tokenizer {
+        bail!("the manifest was made with another tokenizer than the charter's");
+    }
+    for shard in Manifest::from_bytes(&manifest)?.shards() {
+        blob(folder, &shard.blake3).with_context(|| format!("shard {} is missing", shard.blake3))?;
+    }
+    Ok(())
+}
+
+impl Replay<'_> {
+    fn start(&mut self, report: &mut FolderReport) {
+        let model = &self.charter.model;
+        let computed = theta_bytes(&atoll_learner::init(model, self.charter.seed));
+        let theta = match Hash::of_blob(&computed) == model.theta {
+            true => Some(computed),
+            false => blob(self.folder, &model.theta),
+        };
+        let state = theta.context("the charter's initial parameters are neither its seed's nor in the blob store");
+        match state.and_then(|theta| state_of(self.charter, &self.layout, &theta, None)) {
+            Ok(state) => self.state = Some(state),
+            Err(error) => report.problem(format!("{}: genesis", self.folder.path().display()), format!("{error:#}")),
+        }
+    }
+
+    fn round(&mut self, record: &RoundRecord, last: u32, report: &mut FolderReport) {
+        let Outcome::Closed(agreed) = record.outcome else {
+            report.rounds_void += 1;
+            return;
+        };
+        report.rounds_closed += 1;
+        let place = format!("{}: round {}", self.folder.path().display(), record.round);
+        match self.merge(record) {
+            Ok(state) => {
+                let (theta, momentum) = state.roots();
+                let ours = Roots { theta, momentum };
+                report.merges += 1;
+                if ours != agreed {
+                    report.problem(place, format!("θ computed again is {theta}, the ledger says {}", agreed.theta));
+                }
+                self.state = (ours == agreed).then_some(state);
+            }
+            Err(_) if self.is_collected(record.round, last) => {
+                report.collected += 1;
+                self.state = None;
+            }
+            Err(error) => {
+                report.problem(place, format!("{error:#}"));
+                self.state = None;
+            }
+        }
+        self.roots = agreed;
+        if self.state.is_none() {
+            self.state = self.stored(agreed); // go on from the θ that is here, whose hash is its root
+        }
+    }
+
+    fn is_collected(&self, round: Round, last: u32) -> bool {
+        let retention = self.charter.round.retention;
+        retention > 0 && round.0 + retention <= last
+    }
+
+    fn merge(&self, record: &RoundRecord) -> anyhow::Result<OuterState> {
+        let state = self.state.as_ref().context("θ before the round is not known, so it cannot be computed again")?;
+        let mut blobs = Vec::with_capacity(record.merged.len());
+        for entry in &record.merged {
+            let bytes = blob(self.folder, &entry.blob).with_context(|| {
+                let (peer, path) = (self.charter.name_of(&entry.peer), self.folder.blob(&entry.blob));
+                format!("the contribution of {peer} is missing or damaged: {}", path.display())
+            })?;
+            blobs.push(Bytes::from(bytes));
+        }
+        let read = read_plan(&record.merged, blobs, self.charter, &self.layout, &self.roots.theta)?;
+        apply_plan(state, &record.merged, &read, self.charter, &self.layout)
+    }
+
+    fn stored(&self, roots: Roots) -> Option<OuterState> {
+        let theta = blob(self.folder, &roots.theta)?;
+        let momentum = match roots.momentum {
+            Some(root) => Some(blob(self.folder, &root)?),
+            None => None,
+        };
+        state_of(self.charter, &self.layout, &theta, momentum.as_deref()).ok()
+    }
+
+    /// Makes the files of the checkpoint after `round` again and compares them with those on disk.
+    fn checkpoint(&self, history: &History, round: Round, report: &mut FolderReport) {
+        let folder = self.folder.checkpoint(round);
+        let recorded = history.checkpoints.iter().find(|(of, _)| *of == round).map(|(_, manifest)| *manifest);
+        if !folder.exists() && recorded.is_none() {
+            return;
+        }
+        let (Some(state), Some(tokenizer)) = (&self.state, &self.tokenizer) else { return };
+        let files = match checkpoint::files(&self.charter.model, &state.theta, tokenizer) {
+            Ok(files) => files,
+            Err(error) => return report.problem(folder.display(), error),
+        };
+        let listed: Vec<(String, Hash)> =
+            files.iter().map(|(name, bytes)| (name.clone(), Hash::of_blob(bytes))).collect();
+        if recorded.is_some_and(|manifest| manifest != manifest_of(&listed)) {
+            let place = format!("{}: checkpoint of round {round}", self.folder.path().display());
+            report.problem(place, "the ledger records other files than this θ gives");
+        }
+        if !folder.exists() {
+            return;
+        }
+        for (name, bytes) in &files {
+            let path = folder.join(name);
+            match fs::read(&path) {
+                Ok(found) if found == *bytes => {}
+                Ok(found) => report.problem(path.display(), differs(&found, bytes)),
+                Err(error) => report.problem(path.display(), error),
+            }
+        }
+        report.checkpoints.push(round);
+        others(&folder, &listed, report);
+    }
+}
+
+fn differs(found: &[u8], expected: &[u8]) -> String {
+    match found.iter().zip(expected).position(|(a, b)| a != b) {
+        Some(place) => format!("differs at byte {place} from what θ gives"),
+        None => format!("has {} bytes, θ gives {}", found.len(), expected.len()),
+    }
+}
+
+fn others(folder: &std::path::Path, listed: &[(String, Hash)], report: &mut FolderReport) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !listed.iter().any(|(known, _)| *known == name) {
+            report.problem(entry.path().display(), "is not a file of the checkpoint");
+        }
+    }
+}
+
+fn unknown_checkpoints(folder: &Folder, history: &History, report: &mut FolderReport) {
+    let known: BTreeSet<_> = history.rounds.iter().map(|record| folder.checkpoint(record.round)).collect();
+    for entry in fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten() {
+        if !known.contains(&entry.path()) {
+            report.problem(entry.path().display(), "is not the checkpoint of any round in the ledger");
+        }
+    }
+}

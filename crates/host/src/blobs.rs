@@ -1,0 +1,272 @@
+//! Content-addressed blobs: iroh-blobs' store on disk, fetched with verified streaming.
+//!
+//! Nothing is kept inside the store's database: every blob is a plain file under `blobs/data`, named by
+//! its BLAKE3 hash, so that an audit can read it without the store.
+
+use crate::folder::Folder;
+use atoll_protocol::{Hash, PeerId, Round};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use iroh::{Endpoint, EndpointAddr, EndpointId};
+use iroh_blobs::{
+    BlobFormat, HashAndFormat,
+    api::Store,
+    get::request::get_verified_size,
+    provider::events::{AbortReason, ConnectMode, EventMask, EventSender, ObserveMode, ProviderMessage, RequestMode},
+    store::{
+        GcConfig,
+        fs::{
+            FsStore,
+            options::{InlineOptions, Options},
+        },
+    },
+};
+use std::{collections::BTreeSet, time::Duration};
+use thiserror::Error;
+
+/// How long one provider may take to answer and start.
+const PROVIDER_WAIT: Duration = Duration::from_secs(10);
+/// Slowest link for which a fetch is still waited for, in bytes per second.
+const SLOWEST: u64 = 16 * 1024;
+/// How often blobs that nothing names are collected.
+const COLLECT_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a blob is not here.
+#[derive(Debug, Error)]
+pub enum BlobsError {
+    /// The store refuses.
+    #[error("the blob store: {0}. If the disk is full, free some space and start again")]
+    Store(String),
+    /// Nobody served it.
+    #[error("blob {} was not served by any of {tried} peers; last: {last}", hash.short())]
+    NotServed {
+        /// The blob.
+        hash: Hash,
+        /// How many peers were asked.
+        tried: usize,
+        /// What the last one said.
+        last: String,
+    },
+    /// It is larger or smaller than allowed.
+    #[error("blob {} has {got} bytes; {allowed} are allowed", hash.short())]
+    Size {
+        /// The blob.
+        hash: Hash,
+        /// Its verified size.
+        got: u64,
+        /// What is allowed.
+        allowed: String,
+    },
+}
+
+fn store_error(error: impl std::fmt::Display) -> BlobsError {
+    BlobsError::Store(error.to_string())
+}
+
+/// Which sizes a fetch accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// This one.
+    Exactly(u64),
+    /// Up to this.
+    AtMost(u64),
+}
+
+impl Size {
+    fn allows(self, bytes: u64) -> bool {
+        match self {
+            Self::Exactly(size) => bytes == size,
+            Self::AtMost(size) => bytes <= size,
+        }
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exactly(size) => write!(f, "exactly {size}"),
+            Self::AtMost(size) => write!(f, "at most {size}"),
+        }
+    }
+}
+
+/// Why a blob is kept. Blobs that no reason names are collected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// Corpus, tokenizer: as long as the run.
+    Run(&'static str),
+    /// θ at the start of a round.
+    Theta(Round),
+    /// A contribution to a round.
+    Contribution(Round, PeerId),
+}
+
+impl Keep {
+    fn tag(&self, hash: &Hash) -> String {
+        match self {
+            Self::Run(what) => format!("run/{what}/{hash}"),
+            Self::Theta(round) => format!("theta/{:010}/{hash}", round.0),
+            Self::Contribution(round, peer) => format!("contribution/{:010}/{peer}", round.0),
+        }
+    }
+}
+
+/// The store of one node.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    store: FsStore,
+}
+
+fn native(hash: &Hash) -> iroh_blobs::Hash {
+    iroh_blobs::Hash::from_bytes(hash.0)
+}
+
+impl Blobs {
+    /// Opens the store in `folder`, or makes it.
+    pub async fn open(folder: &Folder) -> Result<Self, BlobsError> {
+        let root = folder.blobs();
+        let mut options = Options::new(&root);
+        options.inline = InlineOptions::NO_INLINE;
+        options.gc = Some(GcConfig { interval: COLLECT_EVERY, add_protected: None });
+        let store = FsStore::load_with_opts(root.join("blobs.db"), options).await.map_err(store_error)?;
+        Ok(Self { store })
+    }
+
+    /// The store itself, for the protocol handler.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Adds `bytes` under their hash and keeps them for `keep`.
+    pub async fn add(&self, bytes: impl Into<Bytes>, keep: &Keep) -> Result<Hash, BlobsError> {
+        let bytes = bytes.into();
+        let hash = Hash::of_blob(&bytes);
+        let added = self.store.blobs().add_bytes(bytes).temp_tag().await.map_err(store_error)?;
+        debug_assert_eq!(added.hash().as_bytes(), hash.as_bytes());
+        self.keep(&hash, keep).await?;
+        Ok(hash)
+    }
+
+    /// Keeps `hash`, which need not be here yet.
+    pub async fn keep(&self, hash: &Hash, keep: &Keep) -> Result<(), BlobsError> {
+        let content = HashAndFormat { hash: native(hash), format: BlobFormat::Raw };
+        self.store.tags().set(keep.tag(hash), content).await.map_err(store_error)
+    }
+
+    /// Whether all of `hash` is here.
+    pub async fn has(&self, hash: &Hash) -> Result<bool, BlobsError> {
+        self.store.blobs().has(native(hash)).await.map_err(store_error)
+    }
+
+    /// The bytes of a blob that is here.
+    pub async fn read(&self, hash: &Hash) -> Result<Bytes, BlobsError> {
+        self.store.blobs().get_bytes(native(hash)).await.map_err(store_error)
+    }
+
+    /// Reads `hash`, fetching it first from the first of `providers` that serves it, and keeps it.
+    pub async fn fetch(
+        &self,
+        endpoint: &Endpoint,
+        hash: &Hash,
+        size: Size,
+        providers: &[PeerId],
+        keep: &Keep,
+    ) -> Result<Bytes, BlobsError> {
+        self.keep(hash, keep).await?;
+        let mut last = "no peer to ask".to_string();
+        if !self.has(hash).await? {
+            let me = endpoint.id();
+            let others = providers.iter().filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).filter(|id| *id != me);
+            for provider in others {
+                match self.fetch_from(endpoint, hash, size, provider).await {
+                    Ok(()) => break,
+                    Err(error @ BlobsError::Size { .. }) => return Err(error),
+                    Err(error) => last = error.to_string(),
+                }
+            }
+        }
+        if !self.has(hash).await? {
+            return Err(BlobsError::NotServed { hash: *hash, tried: providers.len(), last });
+        }
+        let bytes = self.read(hash).await?;
+        match size.allows(bytes.len() as u64) {
+            true => Ok(bytes),
+            false => Err(BlobsError::Size { hash: *hash, got: bytes.len() as u64, allowed: size.to_string() }),
+        }
+    }
+
+    /// Asks for the size first: nothing larger than allowed is ever stored.
+    async fn fetch_from(
+        &self,
+        endpoint: &Endpoint,
+        hash: &Hash,
+        size: Size,
+        provider: EndpointId,
+    ) -> Result<(), BlobsError> {
+        let begin = async {
+            let connection = endpoint.connect(EndpointAddr::new(provider), iroh_blobs::ALPN).await.map_err(store_error)?;
+            let (bytes, _) = get_verified_size(&connection, &native(hash)).await.map_err(store_error)?;
+            Ok((connection, bytes))
+        };
+        let (connection, bytes) = within(PROVIDER_WAIT, begin).await?;
+        if !size.allows(bytes) {
+            return Err(BlobsError::Size { hash: *hash, got: bytes, allowed: size.to_string() });
+        }
+        let content = HashAndFormat { hash: native(hash), format: BlobFormat::Raw };
+        let transfer = async { self.store.remote().fetch(connection, content).await.map_err(store_error) };
+        let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
+        within(limit, transfer).await.map(|_| ())
+    }
+
+    /// Lets go of contributions and θ of rounds before `first`; the store collects them later.
+    pub async fn collect(&self, first: Round) -> Result<(), BlobsError> {
+        for kind in ["theta", "contribution"] {
+            let (from, to) = (format!("{kind}/"), format!("{kind}/{:010}", first.0));
+            self.store.tags().delete_range(from..to).await.map_err(store_error)?;
+        }
+        Ok(())
+    }
+
+    /// How many tags there are under `prefix`.
+    pub async fn kept(&self, prefix: &str) -> Result<usize, BlobsError> {
+        let tags = self.store.tags().list_prefix(prefix).await.map_err(store_error)?;
+        Ok(tags.count().await)
+    }
+
+    /// Writes everything out and closes the store.
+    pub async fn shutdown(&self) -> Result<(), BlobsError> {
+        self.store.shutdown().await.map_err(store_error)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, BlobsError>>,
+) -> Result<T, BlobsError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(BlobsError::Store(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+/// A gate for the blob protocol: only `members` may connect, nobody may push.
+pub fn gate(members: BTreeSet<PeerId>) -> EventSender {
+    let mask = EventMask {
+        connected: ConnectMode::Intercept,
+        push: RequestMode::Disabled,
+        observe: ObserveMode::None,
+        ..EventMask::DEFAULT
+    };
+    let (sender, mut messages) = EventSender::channel(64, mask);
+    tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            if let ProviderMessage::ClientConnected(request) = message {
+                let peer = request.endpoint_id.map(|id| PeerId(*id.as_bytes()));
+                let known = peer.is_some_and(|peer| members.contains(&peer));
+                let verdict = if known { Ok(()) } else { Err(AbortReason::Permission) };
+                let _ = request.tx.send(verdict).await; // the peer may be gone
+            }
+        }
+    });
+    sender
+}

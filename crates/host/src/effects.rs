@@ -1,0 +1,280 @@
+//! Carries out the node machine's effects against the real world.
+
+use crate::{
+    blobs::{Blobs, BlobsError, Keep, Size},
+    run::now,
+    trainer::{Order, Trainer},
+};
+use anyhow::Context as _;
+use atoll_consensus::Handle;
+use atoll_ledger::{Event, Outcome, Planned, Roots, RoundRecord};
+use atoll_node::{Effect, Input, Notice};
+use atoll_outer::{Contribution, blob_bytes_max};
+use atoll_protocol::{
+    Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, transaction::Reveal,
+};
+use bytes::Bytes;
+use iroh::Endpoint;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{sync::mpsc as channel, task::JoinSet};
+
+/// Between two rounds of asking everyone for a blob.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// What effects act on.
+pub(crate) struct World {
+    source: Source,
+    keypair: Keypair,
+    genesis: Hash,
+    consensus: Handle,
+    orders: Option<mpsc::Sender<Order>>,
+    trainer: JoinHandle<()>,
+    inputs: channel::UnboundedSender<Input>,
+    /// Ends the training under way.
+    stop_training: Arc<AtomicBool>,
+    /// Fetches of the current round and timers; they end with the world.
+    tasks: JoinSet<()>,
+    /// θ is fetched in one task, which a newer one replaces.
+    adopting: Option<tokio::task::AbortHandle>,
+    /// Blobs of a plan are fetched in one task, which a newer plan or its end replaces.
+    merging: Option<tokio::task::AbortHandle>,
+    /// Fetches of the round under way; they end with it.
+    fetches: Vec<tokio::task::AbortHandle>,
+    /// The round under way and the θ that contributions to it are made from.
+    round: Round,
+    base: Roots,
+}
+
+/// Where blobs come from.
+#[derive(Clone)]
+struct Source {
+    charter: Arc<Charter>,
+    layout: Arc<Layout>,
+    me: PeerId,
+    blobs: Blobs,
+    endpoint: Endpoint,
+}
+
+impl World {
+    #[allow(clippy::too_many_arguments)] // each is a part of the world, and they meet only here
+    pub(crate) fn new(
+        charter: Arc<Charter>,
+        keypair: Keypair,
+        blobs: Blobs,
+        endpoint: Endpoint,
+        consensus: Handle,
+        trainer: Trainer,
+        inputs: channel::UnboundedSender<Input>,
+        (round, base): (Round, Roots),
+    ) -> anyhow::Result<Self> {
+        let (orders, waiting) = mpsc::channel();
+        let layout = Arc::new(Layout::of(&charter.model));
+        let (genesis, me) = (charter.genesis(), keypair.peer());
+        Ok(Self {
+            source: Source { charter, layout, me, blobs, endpoint },
+            keypair,
+            genesis,
+            consensus,
+            orders: Some(orders),
+            trainer: trainer.spawn(waiting).context("cannot start the trainer thread")?,
+            inputs,
+            stop_training: Arc::default(),
+            tasks: JoinSet::new(),
+            adopting: None,
+            merging: None,
+            fetches: Vec::new(),
+            round,
+            base,
+        })
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(order); // a dead trainer has said why in its last report
+        }
+    }
+
+    pub(crate) async fn carry_out(&mut self, effect: Effect) -> anyhow::Result<()> {
+        while self.tasks.try_join_next().is_some() {}
+        match effect {
+            Effect::Submit(action) => self.submit(action),
+            Effect::Train { round, share } => {
+                self.stop_training = Arc::default();
+                self.order(Order::Train(round, share, self.stop_training.clone()));
+            }
+            Effect::Abort => self.stop_training.store(true, Ordering::Relaxed),
+            Effect::Fetch { peer, reveal } => self.fetch(peer, reveal),
+            Effect::Merge { round, plan } => self.merge(round, plan),
+            Effect::Advance(roots) => self.order(Order::Advance(roots)),
+            Effect::Discard => {
+                self.stop_merging();
+                self.order(Order::Discard);
+            }
+            Effect::Restore(round) => self.order(Order::Restore(round)),
+            Effect::Adopt(roots) => self.adopt(roots),
+            Effect::Checkpoint(round) => self.order(Order::Checkpoint(round)),
+            Effect::Collect(round) => self.source.blobs.collect(round).await?,
+            Effect::SetTimer { at, timer } => {
+                let (wait, inputs) = (Duration::from_millis(at.0.saturating_sub(now().0)), self.inputs.clone());
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    let _ = inputs.send(Input::Timer(timer));
+                });
+            }
+            Effect::Notice(Notice::Ledger(Event::RoundEnded(record))) => self.round_ended(&record),
+            Effect::Notice(_) => {}
+        }
+        Ok(())
+    }
+
+    fn round_ended(&mut self, record: &RoundRecord) {
+        self.fetches.drain(..).for_each(|fetch| fetch.abort());
+        self.round = record.round.next();
+        if let Outcome::Closed(roots) = record.outcome {
+            self.base = roots;
+        }
+        if record.merged.iter().any(|entry| entry.peer == self.source.me) {
+            self.order(Order::Settle(record.round));
+        }
+    }
+
+    fn submit(&mut self, action: Action) {
+        let kind = action.kind();
+        let transaction = Transaction { genesis: self.genesis, action };
+        if let Err(error) = self.consensus.submit(self.keypair.sign(Domain::Transaction, transaction)) {
+            tracing::warn!("the {kind} was not taken: {error}");
+        }
+    }
+
+    fn fetch(&mut self, peer: PeerId, reveal: Reveal) {
+        let (source, inputs) = (self.source.clone(), self.inputs.clone());
+        let base = self.base.theta;
+        let fetch = self.tasks.spawn(async move {
+            let round = reveal.round;
+            let verdict = source.check(peer, &reveal, base).await;
+            let _ = inputs.send(Input::Fetched { round, peer, verdict });
+        });
+        self.fetches.push(fetch);
+    }
+
+    fn merge(&mut self, round: Round, plan: Vec<Planned>) {
+        let (source, inputs) = (self.source.clone(), self.inputs.clone());
+        let Some(orders) = self.orders.clone() else { return };
+        self.stop_merging();
+        let task = self.tasks.spawn(async move {
+            match source.plan_blobs(round, &plan).await {
+                Ok(blobs) => {
+                    let _ = orders.send(Order::Merge(round, plan, blobs));
+                }
+                Err(error) => {
+                    let _ = inputs.send(Input::MergeFailed { round, reason: error.to_string() });
+                }
+            }
+        });
+        self.merging = Some(task);
+    }
+
+    fn stop_merging(&mut self) {
+        if let Some(task) = self.merging.take() {
+            task.abort();
+        }
+    }
+
+    fn adopt(&mut self, roots: Roots) {
+        if let Some(earlier) = self.adopting.take() {
+            earlier.abort();
+        }
+        let Some(orders) = self.orders.clone() else { return };
+        let (source, keep) = (self.source.clone(), Keep::Theta(self.round));
+        let handle = self.tasks.spawn(async move {
+            let (theta, momentum) = source.theta(roots, &keep).await;
+            let _ = orders.send(Order::Adopt(roots, theta, momentum));
+        });
+        self.adopting = Some(handle);
+    }
+
+    /// Ends every task and the trainer, which saves what it has.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
+        self.stop_training.store(true, Ordering::Relaxed);
+        self.tasks.shutdown().await;
+        self.orders = None;
+        let trainer = self.trainer;
+        let joined = tokio::task::spawn_blocking(move || trainer.join()).await?;
+        joined.map_err(|_| anyhow::anyhow!("the trainer thread panicked; its last messages say where"))
+    }
+}
+
+impl Source {
+    /// Who might have a blob of `peer`'s: the peer first, then everyone.
+    fn providers(&self, first: PeerId) -> Vec<PeerId> {
+        std::iter::once(first).chain(self.charter.keys().filter(|key| *key != first)).collect()
+    }
+
+    /// Fetches a revealed blob and reads it: may it be merged?
+    async fn check(&self, peer: PeerId, reveal: &Reveal, base: Hash) -> Result<(), CheckReason> {
+        let bytes_max = blob_bytes_max(&self.layout, &self.charter.codec);
+        if reveal.bytes.0 > bytes_max {
+            return Err(CheckReason::WrongSize);
+        }
+        let size = Size::Exactly(reveal.bytes.0);
+        let keep = Keep::Contribution(reveal.round, peer);
+        let providers = self.providers(peer);
+        let bytes = loop {
+            match self.blobs.fetch(&self.endpoint, &reveal.blob, size, &providers, &keep).await {
+                Ok(bytes) => break bytes,
+                Err(BlobsError::Size { .. }) => return Err(CheckReason::WrongSize),
+                // the machine's own timer decides when a blob counts as missing
+                Err(error) => {
+                    tracing::debug!("contribution of {}: {error}", self.charter.name_of(&peer));
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        let read = Contribution::read(bytes, &self.layout, &self.charter.codec, &base);
+        read.map(|_| ()).map_err(|error| {
+            tracing::info!("contribution of {} is refused: {error}", self.charter.name_of(&peer));
+            error.reason()
+        })
+    }
+
+    async fn plan_blobs(&self, round: Round, plan: &[Planned]) -> Result<Vec<Bytes>, BlobsError> {
+        let mut blobs = Vec::with_capacity(plan.len());
+        for entry in plan {
+            let keep = Keep::Contribution(round, entry.peer);
+            let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers(entry.peer));
+            blobs.push(self.blobs.fetch(&self.endpoint, &entry.blob, size, &providers, &keep).await?);
+        }
+        Ok(blobs)
+    }
+
+    /// θ and momentum with these roots, from whoever has them; asks until somebody does.
+    async fn theta(&self, roots: Roots, keep: &Keep) -> (Bytes, Option<Bytes>) {
+        let theta = self.insist(roots.theta, keep).await;
+        match roots.momentum.filter(|root| *root != Hash::ZERO) {
+            Some(root) => (theta, Some(self.insist(root, keep).await)),
+            None => (theta, None),
+        }
+    }
+
+    async fn insist(&self, hash: Hash, keep: &Keep) -> Bytes {
+        let size = Size::Exactly(4 * self.layout.parameters as u64);
+        let providers: Vec<PeerId> = self.charter.keys().collect();
+        loop {
+            match self.blobs.fetch(&self.endpoint, &hash, size, &providers, keep).await {
+                Ok(bytes) => return bytes,
+                Err(error) => {
+                    tracing::info!("waiting for parameters {}: {error}", hash.short());
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}

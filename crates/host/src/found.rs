@@ -1,0 +1,201 @@
+//! Founding a run: keys, corpus, tokenizer, initial parameters, charter, and a folder per member.
+
+use crate::{
+    blobs::{Blobs, Keep},
+    charter_file,
+    folder::{Folder, make, write_whole},
+    identity,
+    network::Settings,
+};
+use anyhow::{Context as _, bail};
+use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
+pub use atoll_learner::data::{Corpus, ingest};
+use atoll_outer::theta_bytes;
+use atoll_protocol::{
+    Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Round,
+    charter::{CHARTER_VERSION, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules},
+};
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// What a founder decides; everything else follows.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The run's name.
+    pub name: String,
+    /// Seed of θ⁰.
+    pub seed: u64,
+    /// Sizes; vocabulary, θ and tokenizer are filled in.
+    pub model: Model,
+    /// Largest vocabulary of the tokenizer that is trained on the corpus.
+    pub vocab_max: u32,
+    /// The shape of a round.
+    pub round: RoundRules,
+    /// Inner optimizer.
+    pub inner: InnerOptimizer,
+    /// Outer optimizer.
+    pub outer: OuterOptimizer,
+    /// Codec.
+    pub codec: Codec,
+    /// Deadlines.
+    pub deadlines: Deadlines,
+    /// Licence of the corpus, if known.
+    pub licence: Option<String>,
+}
+
+/// The blobs that a run begins with.
+pub struct Beginning {
+    /// The charter.
+    pub charter: Charter,
+    /// Blobs and why they are kept.
+    pub blobs: Vec<(Vec<u8>, Keep)>,
+    /// Tokens to train on.
+    pub train_tokens: u64,
+    /// Tokens held out.
+    pub held_out_tokens: u64,
+}
+
+/// Makes tokenizer, shards, θ⁰ and the charter from a corpus.
+pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Result<Beginning> {
+    let tokenizer = Tokenizer::train(corpus, plan.vocab_max)?;
+    let built = build(corpus, &tokenizer, plan.licence.as_deref())?;
+    let manifest = built.manifest.to_bytes()?;
+    let mut model = Model { vocab: tokenizer.vocab(), tokenizer: tokenizer.hash(), ..plan.model };
+    let theta = theta_bytes(&atoll_learner::init(&model, plan.seed));
+    model.theta = Hash::of_blob(&theta);
+    let mut members = members;
+    members.sort_by_key(|member| member.key);
+    let charter = Charter {
+        version: CHARTER_VERSION,
+        name: plan.name,
+        seed: plan.seed,
+        model,
+        data: Data { manifest: Hash::of_blob(&manifest) },
+        round: plan.round,
+        inner: plan.inner,
+        outer: plan.outer,
+        codec: plan.codec,
+        deadlines: plan.deadlines,
+        members,
+    };
+    charter.validate()?;
+    let tokens = |shards: &[Shard]| shards.iter().map(|shard| shard.tokens).sum::<u64>();
+    let (train_tokens, held_out_tokens) = (tokens(&built.manifest.train), tokens(&built.manifest.held_out));
+    if train_tokens.min(held_out_tokens) <= u64::from(charter.round.sequence) {
+        bail!(
+            "the corpus has {train_tokens} tokens to train on and {held_out_tokens} held out; a sequence needs more than {}",
+            charter.round.sequence
+        );
+    }
+    let mut blobs = vec![
+        (manifest, Keep::Run("manifest")),
+        (tokenizer.json().to_vec(), Keep::Run("tokenizer")),
+        (theta, Keep::Theta(Round(0))),
+    ];
+    blobs.extend(built.shards.into_iter().map(|(_, bytes)| (bytes, Keep::Run("shard"))));
+    Ok(Beginning { charter, blobs, train_tokens, held_out_tokens })
+}
+
+/// Makes a folder with a new key, or says what is in the way.
+pub fn new_member(folder: &Folder) -> anyhow::Result<Keypair> {
+    make(folder.path())?;
+    let keypair = identity::create(&folder.key())
+        .with_context(|| format!("{} may hold a node already; nothing was changed", folder.path().display()))?;
+    Ok(keypair)
+}
+
+/// Puts the charter into a member's folder; an existing other one stays.
+pub fn install_charter(folder: &Folder, charter: &Charter) -> anyhow::Result<()> {
+    let path = folder.charter();
+    if path.exists() {
+        let there = charter_file::read(&path)?;
+        if there.genesis() != charter.genesis() {
+            bail!("{} is the charter of another run (genesis {}); it was left as it is", path.display(), there.genesis());
+        }
+        return Ok(());
+    }
+    Ok(write_whole(&path, charter_file::to_text(charter)?.as_bytes())?)
+}
+
+/// Puts the run's first blobs into a member's store, so that the others can fetch them.
+pub async fn install_blobs(folder: &Folder, blobs: Vec<(Vec<u8>, Keep)>) -> anyhow::Result<()> {
+    let store = Blobs::open(folder).await?;
+    for (bytes, keep) in blobs {
+        store.add(bytes, &keep).await?;
+    }
+    Ok(store.shutdown().await?)
+}
+
+/// Tells a member where to listen and where the others are.
+pub fn install_settings(folder: &Folder, bind: SocketAddr, others: &BTreeMap<PeerId, SocketAddr>) -> anyhow::Result<()> {
+    let peers = others.iter().map(|(peer, address)| (peer.to_string(), *address)).collect();
+    Ok(Settings { bind, peers }.write(&folder.settings())?)
+}
+
+impl Plan {
+    /// A model and a schedule that a few laptops can train: about a million parameters.
+    pub fn small(name: &str, rounds: u32, inner_steps: u32) -> Self {
+        let steps = rounds.saturating_mul(inner_steps);
+        Self {
+            name: name.to_string(),
+            seed: 1,
+            model: Model {
+                vocab: 0,
+                width: 128,
+                layers: 4,
+                heads: 4,
+                kv_heads: 2,
+                head_width: 32,
+                ffn: 344,
+                context: 128,
+                rope_theta: 10_000,
+                norm_eps: Nano(10_000),
+                tied: true,
+                theta: Hash::ZERO,
+                tokenizer: Hash::ZERO,
+            },
+            vocab_max: 1024,
+            round: RoundRules {
+                rounds,
+                inner_steps: InnerSteps(inner_steps),
+                batch: 8,
+                sequence: 128,
+                held_out: 8,
+                quorum: Fraction { numerator: 2, denominator: 3 },
+                retention: 0,
+                checkpoint_every: rounds,
+                absent_max: 3,
+            },
+            inner: InnerOptimizer {
+                lr: Nano(6_000_000),
+                lr_min_ratio: Nano(100_000_000),
+                warmup: InnerSteps(steps / 20),
+                weight_decay: Nano(100_000_000),
+                beta1: Nano(900_000_000),
+                beta2: Nano(950_000_000),
+                eps: Nano(10),
+                clip: Nano::ONE,
+            },
+            outer: OuterOptimizer::Sgd { lr: Nano::ONE },
+            codec: Codec::Int4 { feedback: Nano::ONE },
+            deadlines: Deadlines {
+                grace: Millis(5_000),
+                reveal: Millis(10_000),
+                check: Millis(20_000),
+                merge: Millis(20_000),
+                heartbeat: Millis(60_000),
+            },
+            licence: None,
+        }
+    }
+}
+
+/// The corpus of named texts, each a document of its own, in the order of the names.
+pub fn corpus_of(texts: impl IntoIterator<Item = (String, String)>) -> Corpus {
+    let mut corpus = Corpus::default();
+    for (path, text) in texts {
+        let (bytes, hash) = (text.len() as u64, Hash::of_blob(text.as_bytes()));
+        corpus.documents.push(Document { source: corpus.sources.len(), text });
+        corpus.sources.push(Source { path, bytes, hash });
+    }
+    corpus
+}

@@ -1,0 +1,151 @@
+//! The node's one endpoint, and where the others are.
+
+use crate::{
+    blobs::{self, Blobs},
+    folder::{FolderError, read_limited, write_whole},
+};
+use atoll_consensus::Transport;
+use atoll_protocol::{Charter, Keypair, PeerId};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey,
+    address_lookup::memory::MemoryLookup,
+    endpoint::presets,
+    protocol::Router,
+};
+use iroh_blobs::BlobsProtocol;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+/// Why there is no network.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A member's key is not one.
+    #[error(transparent)]
+    Validators(#[from] atoll_consensus::ValidatorsError),
+    /// The settings are not readable.
+    #[error("{}: {message}", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The address cannot be used.
+    #[error("cannot listen on {address}: {message}. Choose another with --bind, or port 0 for any free one")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        message: String,
+    },
+}
+
+/// `node.toml`: what is this node's own and no part of the charter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where to listen.
+    pub bind: SocketAddr,
+    /// Where the others listen, by key.
+    #[serde(default)]
+    pub peers: BTreeMap<String, SocketAddr>,
+}
+
+impl Settings {
+    /// Any free port on every address, nobody known.
+    pub fn any_port() -> Self {
+        Self { bind: SocketAddr::from(([0, 0, 0, 0], 0)), peers: BTreeMap::new() }
+    }
+
+    /// Reads the settings at `path`.
+    pub fn read(path: &Path) -> Result<Self, NetworkError> {
+        let refuse = |message| NetworkError::Settings { path: path.to_path_buf(), message };
+        let text = String::from_utf8(read_limited(path, 64 * 1024)?).map_err(|error| refuse(error.to_string()))?;
+        let settings: Self = toml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+        for key in settings.peers.keys() {
+            key.parse::<PeerId>().map_err(|error| refuse(format!("peers: {error}")))?;
+        }
+        Ok(settings)
+    }
+
+    /// Writes the settings to `path`.
+    pub fn write(&self, path: &Path) -> Result<(), NetworkError> {
+        let text = toml::to_string(self)
+            .map_err(|error| NetworkError::Settings { path: path.to_path_buf(), message: error.to_string() })?;
+        Ok(write_whole(path, text.as_bytes())?)
+    }
+}
+
+/// The endpoint with both protocols on it.
+pub struct Network {
+    router: Router,
+    endpoint: Endpoint,
+}
+
+impl Network {
+    /// Listens, and answers the charter's members and nobody else.
+    pub async fn start(
+        keypair: &Keypair,
+        charter: &Charter,
+        settings: &Settings,
+        blobs: &Blobs,
+    ) -> Result<(Self, Transport), NetworkError> {
+        let refuse = |message: String| NetworkError::Bind { address: settings.bind, message };
+        let lookup = MemoryLookup::new();
+        for (key, address) in &settings.peers {
+            if let Ok(id) = key.parse::<PeerId>().map_err(|_| ()).and_then(|peer| EndpointId::from_bytes(&peer.0).map_err(|_| ())) {
+                lookup.add_endpoint_info(EndpointAddr::new(id).with_ip_addr(*address));
+            }
+        }
+        let endpoint = Endpoint::builder(presets::Minimal)
+            .secret_key(SecretKey::from_bytes(&keypair.seed()))
+            .relay_mode(RelayMode::Disabled)
+            .address_lookup(lookup)
+            .clear_ip_transports()
+            .bind_addr(settings.bind)
+            .map_err(|error| refuse(error.to_string()))?
+            .bind()
+            .await
+            .map_err(|error| refuse(error.to_string()))?;
+        let transport = Transport::new(endpoint.clone(), keypair.peer(), charter.keys().collect())?;
+        let gate = blobs::gate(charter.keys().collect());
+        let router = Router::builder(endpoint.clone())
+            .accept(atoll_consensus::ALPN, transport.clone())
+            .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(gate)))
+            .spawn();
+        Ok((Self { router, endpoint }, transport))
+    }
+
+    /// The endpoint, to fetch with.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Where this node listens.
+    pub fn listens(&self) -> Vec<SocketAddr> {
+        self.endpoint.bound_sockets()
+    }
+
+    /// Bytes sent and received so far, everything included.
+    pub fn traffic(&self) -> (u64, u64) {
+        let socket = &self.endpoint.metrics().socket;
+        (
+            socket.send_ipv4.get() + socket.send_ipv6.get() + socket.send_relay.get(),
+            socket.recv_data_ipv4.get() + socket.recv_data_ipv6.get() + socket.recv_data_relay.get(),
+        )
+    }
+
+    /// Closes every connection.
+    pub async fn shutdown(&self) {
+        let _ = self.router.shutdown().await; // nothing more can be done at this point
+        self.endpoint.close().await;
+    }
+}

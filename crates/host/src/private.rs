@@ -1,0 +1,103 @@
+//! What only this node knows and must survive a crash: error feedback, inner optimizer, and the
+//! contribution of the last round, so that a restart never makes another one for it.
+
+use crate::folder::{FolderError, read_limited, write_whole};
+use atoll_protocol::{Hash, decode, encode, transaction::Reveal};
+use borsh::{BorshDeserialize, BorshSerialize};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+const VERSION: u32 = 1;
+/// Error feedback and two moments of the largest model, and the frame.
+const BYTES_MAX: u64 = 4 * atoll_protocol::limits::BLOB_BYTES_MAX;
+
+/// Why the private state cannot be used.
+#[derive(Debug, Error)]
+pub enum PrivateError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The file is damaged or of another run.
+    #[error("{} {what}; move it away to start with empty error feedback and fresh optimizer moments", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// The private state.
+#[derive(Debug, Clone, PartialEq, BorshSerialize, BorshDeserialize)]
+pub struct Private {
+    version: u32,
+    genesis: Hash,
+    /// The last contribution that was encoded.
+    pub contribution: Option<Reveal>,
+    /// Root of the θ that it was made from.
+    pub base: Hash,
+    /// Whether it is known to be merged, or was added back.
+    pub settled: bool,
+    /// Error feedback, as `outer` writes it.
+    pub feedback: Vec<u8>,
+    /// Optimizer moments, as `learner` writes them.
+    pub optimizer: Vec<u8>,
+}
+
+impl Private {
+    /// Nothing yet.
+    pub fn new(genesis: Hash, feedback: Vec<u8>, optimizer: Vec<u8>) -> Self {
+        Self { version: VERSION, genesis, contribution: None, base: Hash::ZERO, settled: true, feedback, optimizer }
+    }
+
+    /// Reads the file at `path`, if it is there.
+    pub fn read(path: &Path, genesis: Hash) -> Result<Option<Self>, PrivateError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let refuse = |what| PrivateError::Unusable { path: path.to_path_buf(), what };
+        let bytes = read_limited(path, BYTES_MAX)?;
+        let (body, sum) = bytes.split_last_chunk::<32>().ok_or_else(|| refuse("is too short"))?;
+        if Hash::of_blob(body).0 != *sum {
+            return Err(refuse("is damaged (its checksum does not fit)"));
+        }
+        let private: Self = decode(body, body.len()).map_err(|_| refuse("is not readable"))?;
+        match private.version == VERSION && private.genesis == genesis {
+            true => Ok(Some(private)),
+            false => Err(refuse("is of another run or version")),
+        }
+    }
+
+    /// Writes the file at `path`, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<(), PrivateError> {
+        let mut bytes = encode(self);
+        let sum = Hash::of_blob(&bytes);
+        bytes.extend_from_slice(&sum.0);
+        Ok(write_whole(path, &bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_and_refuses_damage_and_other_runs() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("trainer.bin");
+        assert_eq!(Private::read(&path, Hash::ZERO).unwrap(), None);
+        let private = Private::new(Hash::ZERO, vec![1, 2, 3], vec![4; 100]);
+        private.write(&path).unwrap();
+        assert_eq!(Private::read(&path, Hash::ZERO).unwrap(), Some(private));
+        assert!(Private::read(&path, Hash([1; 32])).is_err());
+        let good = std::fs::read(&path).unwrap();
+        for place in 0..good.len() {
+            let mut bad = good.clone();
+            bad[place] ^= 0x40;
+            std::fs::write(&path, bad).unwrap();
+            assert!(Private::read(&path, Hash::ZERO).is_err(), "byte {place}");
+        }
+        std::fs::write(&path, &good[..10]).unwrap();
+        assert!(Private::read(&path, Hash::ZERO).is_err());
+    }
+}

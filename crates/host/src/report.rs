@@ -1,0 +1,126 @@
+//! What a node tells people and programs: one JSON object per event, the same to the log file and to
+//! whoever runs the node.
+
+use crate::trainer::Report;
+use atoll_ledger::{Event, Outcome, RoundRecord};
+use atoll_node::Notice;
+use atoll_protocol::{Charter, MicroNats, PeerId};
+use serde_json::{Value, json};
+
+/// Nats per token of a loss as the ledger writes it.
+pub fn nats(loss: MicroNats) -> f64 {
+    loss.0 as f64 / 1e6
+}
+
+fn names(charter: &Charter, peers: &[PeerId]) -> Vec<String> {
+    peers.iter().map(|peer| charter.name_of(peer)).collect()
+}
+
+/// A round that is over, for people: the same object in logs, `status` and `audit`.
+pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
+    let (outcome, theta) = match &record.outcome {
+        Outcome::Closed(roots) => ("closed", Some(roots.theta.to_string())),
+        Outcome::NobodyRevealed => ("void: nobody revealed in time", None),
+        Outcome::NothingAccepted => ("void: no contribution was accepted by a quorum", None),
+        Outcome::RootsSplit => ("void: no root found a quorum", None),
+    };
+    let refused = record.refused.iter().map(|entry| {
+        json!({ "peer": charter.name_of(&entry.peer), "reason": entry.reason.to_string() })
+    });
+    let merged = record.merged.iter().map(|entry| {
+        json!({
+            "peer": charter.name_of(&entry.peer),
+            "blob": entry.blob.to_string(),
+            "bytes": entry.bytes.0,
+            "tokens": entry.tokens.0,
+        })
+    });
+    json!({
+        "event": "round",
+        "round": record.round.0,
+        "outcome": outcome,
+        "theta": theta,
+        "time_ms": record.closed_at.0,
+        "train_loss": nats(record.train_loss),
+        "held_out_before": nats(record.held_out),
+        "roster": names(charter, &record.roster),
+        "absent": names(charter, &record.absent),
+        "withheld": names(charter, &record.withheld),
+        "refused": refused.collect::<Vec<_>>(),
+        "merged": merged.collect::<Vec<_>>(),
+    })
+}
+
+fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
+    let name = |peer: &PeerId| charter.name_of(peer);
+    Some(match event {
+        Event::Joined(peer) => json!({ "event": "joined", "peer": name(peer) }),
+        Event::Left(peer) => json!({ "event": "left", "peer": name(peer) }),
+        Event::Dormant(peer) => json!({ "event": "dormant", "peer": name(peer) }),
+        Event::Excluded(peer, evidence) => json!({
+            "event": "excluded",
+            "peer": name(peer),
+            "reason": "two different statements about one round",
+            "kind": evidence.first.body.action.kind(),
+        }),
+        Event::RoundOpened { round, roster, .. } => {
+            json!({ "event": "round_opened", "round": round.0, "roster": names(charter, roster) })
+        }
+        Event::RoundEnded(record) => round_record(charter, record),
+        Event::CheckpointRecorded { round, manifest, held_out } => json!({
+            "event": "checkpoint_recorded",
+            "round": round.0,
+            "manifest": manifest.to_string(),
+            "held_out": nats(*held_out),
+        }),
+        Event::Finished => json!({ "event": "finished" }),
+        _ => return None,
+    })
+}
+
+/// A notice of the node machine; the small steps within a round are left out.
+pub fn notice(charter: &Charter, notice: &Notice) -> Option<Value> {
+    Some(match notice {
+        Notice::Ledger(event) => return ledger_event(charter, event),
+        Notice::Diverged { round, ours, agreed } => json!({
+            "event": "diverged",
+            "round": round.0,
+            "ours": ours.theta.to_string(),
+            "agreed": agreed.theta.to_string(),
+            "text": "our merged parameters are not those a quorum agreed on; fetching theirs",
+        }),
+        Notice::Broken(text) => json!({ "event": "broken", "text": text }),
+        Notice::MergeFailed { round, reason } => {
+            json!({ "event": "merge_failed", "round": round.0, "text": reason })
+        }
+    })
+}
+
+/// A report of the trainer.
+pub fn training(report: &Report) -> Option<Value> {
+    Some(match report {
+        Report::HeldOut(round, loss) => json!({ "event": "held_out", "round": round.0, "loss": loss }),
+        Report::Step { round, step, loss, tokens_per_second } => json!({
+            "event": "step",
+            "round": round.0,
+            "step": step,
+            "loss": loss,
+            "tokens_per_second": tokens_per_second,
+        }),
+        Report::Checkpointed(round, manifest, held_out) => json!({
+            "event": "checkpoint",
+            "round": round.0,
+            "manifest": manifest.to_string(),
+            "held_out": nats(*held_out),
+        }),
+        Report::Trained(done) => json!({
+            "event": "trained",
+            "round": done.round.0,
+            "blob": done.blob.to_string(),
+            "bytes": done.bytes.0,
+            "tokens": done.tokens.0,
+            "train_loss": nats(done.train_loss),
+        }),
+        Report::Merged(..) | Report::MergeFailed(..) | Report::Adopted(..) | Report::Failed(..) => return None,
+    })
+}

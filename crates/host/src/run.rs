@@ -1,0 +1,374 @@
+//! One node: prepares the world, then carries out the node machine's effects until it is stopped.
+
+use crate::{
+    blobs::{Blobs, Keep, Size},
+    effects::World,
+    folder::{Folder, FolderError},
+    identity,
+    network::{Network, Settings},
+    record::Record,
+    report, seal, status,
+    trainer::{Order, Parts, Report, Trainer, state_of},
+};
+use anyhow::{Context as _, bail};
+use atoll_consensus::{Config, Finalized, Handle};
+use atoll_learner::data::{Dataset, Manifest, Tokenizer};
+use atoll_ledger::{Event, Phase, Roots, RoundRecord, State};
+use atoll_node::{Effect, Input, Node};
+use atoll_outer::OuterState;
+use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, limits::BLOB_BYTES_MAX};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc, watch};
+
+/// How often the bytes sent and received are reported.
+const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before asking everyone again for a blob that the run cannot do without.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The wall clock, for the machine and timers.
+pub(crate) fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(since.as_millis() as u64)
+}
+
+/// What the ledger on disk says at start.
+struct Past {
+    state: State,
+    /// How the round of each contribution ended, by round.
+    records: BTreeMap<Round, RoundRecord>,
+}
+
+fn replay(record: &Record, charter: &Arc<Charter>) -> anyhow::Result<Past> {
+    let mut records = BTreeMap::new();
+    let state = record.replay(charter, |_, events| {
+        for event in events {
+            if let Event::RoundEnded(record) = event {
+                records.insert(record.round, record);
+            }
+        }
+    })?;
+    Ok(Past { state, records })
+}
+
+/// Reads key and charter and checks that they fit each other.
+pub fn open(folder: &Folder) -> anyhow::Result<(Keypair, Arc<Charter>)> {
+    folder.expect_node()?;
+    let keypair = identity::read(&folder.key())?;
+    let charter = crate::charter_file::read(&folder.charter())?;
+    if !charter.keys().any(|key| key == keypair.peer()) {
+        bail!(
+            "the key in {} is {}, which the charter {} does not name as a member; use the key that was made for this run",
+            folder.key().display(),
+            keypair.peer(),
+            folder.charter().display(),
+        );
+    }
+    Ok((keypair, Arc::new(charter)))
+}
+
+/// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object.
+pub async fn run(folder: Folder, stop: watch::Receiver<bool>, tell: impl FnMut(&Value)) -> anyhow::Result<()> {
+    let (keypair, charter) = open(&folder)?;
+    let _lock = folder.lock()?;
+    let settings = Settings::read(&folder.settings())?;
+    let record = Record::open(&folder.ledger(), &charter)?;
+    let past = replay(&record, &charter)?;
+    seal::remove(&folder)?;
+    let blobs = Blobs::open(&folder).await?;
+    let (network, transport) = Network::start(&keypair, &charter, &settings, &blobs).await?;
+    let config = Config {
+        charter: charter.clone(),
+        keypair: keypair.clone(),
+        folder: folder.consensus(),
+        state: past.state.clone(),
+        leader_timeout: Config::LEADER_TIMEOUT,
+    };
+    let (consensus, finals) = atoll_consensus::start(config, transport).await?;
+    let log = Log::open(&folder.log(), tell)?;
+    let node = Running { folder: folder.clone(), keypair, charter, record, blobs, network, consensus, log, done: false };
+    let outcome = node.live(past, finals, stop).await;
+    seal::write(&folder)?;
+    outcome
+}
+
+/// Events go to the log file and to whoever runs the node.
+struct Log<T> {
+    file: File,
+    tell: T,
+}
+
+impl<T: FnMut(&Value)> Log<T> {
+    fn open(path: &Path, tell: T) -> Result<Self, FolderError> {
+        let opened = File::options().create(true).append(true).open(path);
+        Ok(Self { file: opened.map_err(FolderError::io("open", path))?, tell })
+    }
+
+    /// The log is for people: a full disk does not stop the node here, but where it writes its ledger.
+    fn tell(&mut self, event: &Value) {
+        if event["event"] != "traffic" {
+            let _ = writeln!(self.file, "{event}");
+        }
+        (self.tell)(event);
+    }
+}
+
+/// Replaces the status file; it is of no use after a crash, so nothing waits for the disk.
+fn write_status(folder: &Folder, status: &Value) -> Result<(), FolderError> {
+    let path = folder.status();
+    let temporary = path.with_extension("new");
+    let written = fs::write(&temporary, status.to_string()).and_then(|()| fs::rename(&temporary, &path));
+    written.map_err(FolderError::io("write", &path))
+}
+
+struct Running<T> {
+    folder: Folder,
+    keypair: Keypair,
+    charter: Arc<Charter>,
+    record: Record,
+    blobs: Blobs,
+    network: Network,
+    consensus: Handle,
+    log: Log<T>,
+    /// Whether it was told that the run is done.
+    done: bool,
+}
+
+impl<T: FnMut(&Value)> Running<T> {
+    async fn live(
+        mut self,
+        past: Past,
+        finals: mpsc::Receiver<Finalized>,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        self.log.tell(&json!({
+            "event": "started",
+            "peer": self.charter.name_of(&self.keypair.peer()),
+            "key": self.keypair.peer().to_string(),
+            "genesis": self.charter.genesis().to_string(),
+            "height": past.state.height().0,
+            "listens": self.network.listens(),
+        }));
+        let outcome = tokio::select! {
+            outcome = self.work(past, finals, stop.clone()) => outcome,
+            _ = stop.wait_for(|stop| *stop) => Ok(()), // stopped while still fetching data
+        };
+        let (sent, received) = self.network.traffic();
+        self.log.tell(&json!({ "event": "stopped", "sent": sent, "received": received }));
+        self.consensus.stop().await;
+        let written = self.blobs.shutdown().await;
+        self.network.shutdown().await;
+        outcome.and(written.map_err(Into::into))
+    }
+
+    async fn work(
+        &mut self,
+        past: Past,
+        mut finals: mpsc::Receiver<Finalized>,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let (reports_in, mut reports) = mpsc::unbounded_channel();
+        let (inputs_in, mut inputs) = mpsc::unbounded_channel();
+        let (mut node, trainer, first_orders) = self.prepare(past, reports_in).await?;
+        let agreed = (node.state().round().number, node.state().core().roots);
+        let mut world = World::new(
+            self.charter.clone(),
+            self.keypair.clone(),
+            self.blobs.clone(),
+            self.network.endpoint().clone(),
+            self.consensus.clone(),
+            trainer,
+            inputs_in,
+            agreed,
+        )?;
+        first_orders.into_iter().for_each(|order| world.order(order));
+        let mut effects = Vec::new();
+        node.start(now(), &mut effects);
+        self.after_step(&node)?;
+        let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
+        loop {
+            self.carry_out(&mut world, &mut effects).await?;
+            let input = tokio::select! {
+                stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return world.finish().await; }
+                died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
+                _ = traffic.tick() => { self.report_traffic(); continue }
+                Some(input) = inputs.recv() => input,
+                Some(report) = reports.recv() => match self.on_report(report)? {
+                    Some(input) => input,
+                    None => continue,
+                },
+                last = finals.recv() => match last {
+                    Some(last) => self.on_final(last)?,
+                    None => bail!("consensus gives no more blocks"),
+                },
+            };
+            let moved = matches!(input, Input::Final(_));
+            node.step(now(), input, &mut effects);
+            if moved {
+                self.after_step(&node)?;
+            }
+        }
+    }
+
+    /// Writes down where the run stands, and says once when it is done.
+    fn after_step(&mut self, node: &Node) -> anyhow::Result<()> {
+        let (state, me) = (node.state(), self.keypair.peer());
+        write_status(&self.folder, &status::describe(&self.charter, state))?;
+        let checkpoint = state.core().checkpoint.as_ref();
+        let stated = checkpoint.is_some_and(|due| due.recorded.is_some() && due.statements.contains_key(&me));
+        if !self.done && stated && state.round().phase == Phase::Finished {
+            self.done = true;
+            self.log.tell(&json!({ "event": "done", "theta": state.core().roots.theta.to_string() }));
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, world: &mut World, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
+        for effect in effects.drain(..) {
+            if let Effect::Notice(notice) = &effect {
+                if let Some(value) = report::notice(&self.charter, notice) {
+                    self.log.tell(&value);
+                }
+                if let atoll_node::Notice::Broken(text) = notice {
+                    bail!("{text}");
+                }
+            }
+            world.carry_out(effect).await?;
+        }
+        Ok(())
+    }
+
+    fn report_traffic(&mut self) {
+        let (sent, received) = self.network.traffic();
+        let connected = self.consensus.connected().len();
+        self.log.tell(&json!({ "event": "traffic", "sent": sent, "received": received, "connected": connected }));
+    }
+
+    /// Writes the block to disk before anyone acts on it.
+    fn on_final(&mut self, last: Finalized) -> anyhow::Result<Input> {
+        self.record.append(&last.block, last.certificate.as_deref())?;
+        let block = last.block.clone();
+        last.acknowledge();
+        Ok(Input::Final(Box::new(block)))
+    }
+
+    fn on_report(&mut self, report: Report) -> anyhow::Result<Option<Input>> {
+        if let Some(value) = report::training(&report) {
+            self.log.tell(&value);
+        }
+        Ok(Some(match report {
+            Report::HeldOut(..) | Report::Step { .. } => return Ok(None),
+            Report::Trained(done) => Input::Trained(done),
+            Report::Merged(round, roots) => Input::Merged { round, roots },
+            Report::MergeFailed(round, reason) => Input::MergeFailed { round, reason },
+            Report::Adopted(roots) => Input::Adopted(roots),
+            Report::Checkpointed(round, manifest, held_out) => Input::Checkpointed { round, manifest, held_out },
+            Report::Failed(text) => bail!("the trainer stopped: {text}"),
+        }))
+    }
+
+    /// Gets everything that training needs, from disk or from the other members.
+    async fn prepare(
+        &mut self,
+        past: Past,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> anyhow::Result<(Node, Trainer, Vec<Order>)> {
+        let me = self.keypair.peer();
+        let tokenizer = Tokenizer::from_bytes(&self.need(&self.charter.model.tokenizer, "tokenizer").await?)?;
+        let dataset = self.dataset().await?;
+        let theta = self.theta(&past.state).await?;
+        let holds = theta.1;
+        let parts = Parts {
+            charter: self.charter.clone(),
+            me,
+            folder: self.folder.clone(),
+            blobs: self.blobs.clone(),
+            dataset,
+            tokenizer,
+            theta,
+        };
+        let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
+        let pending = trainer.contribution().filter(|(_, settled)| !settled).map(|(done, _)| done.clone());
+        let current = past.state.round().number;
+        let mut first_orders = Vec::new();
+        let mine = pending.clone().filter(|done| done.round == current);
+        let node = Node::new(me, past.state, holds, mine);
+        if let Some(done) = pending.filter(|done| done.round < current) {
+            // its round ended while this node was away
+            let record = past.records.get(&done.round);
+            let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
+            let order = if merged { Order::Settle(done.round) } else { Order::Restore(done.round) };
+            first_orders.push(order);
+        }
+        Ok((node, trainer, first_orders))
+    }
+
+    /// A blob of the run, from disk or from any member; asks until somebody has it.
+    async fn need(&self, hash: &Hash, what: &'static str) -> anyhow::Result<Bytes> {
+        let members: Vec<PeerId> = self.charter.keys().collect();
+        let endpoint = self.network.endpoint();
+        loop {
+            let fetched = self.blobs.fetch(endpoint, hash, Size::AtMost(BLOB_BYTES_MAX), &members, &Keep::Run(what)).await;
+            match fetched {
+                Ok(bytes) => return Ok(bytes),
+                Err(error @ crate::blobs::BlobsError::NotServed { .. }) => {
+                    tracing::info!("waiting for the {what}: {error}");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot get the {what}")),
+            }
+        }
+    }
+
+    async fn dataset(&self) -> anyhow::Result<Dataset> {
+        let manifest = self.need(&self.charter.data.manifest, "manifest").await?;
+        let mut shards = BTreeMap::new();
+        for shard in Manifest::from_bytes(&manifest)?.shards() {
+            shards.insert(shard.blake3, self.need(&shard.blake3, "shard").await?);
+        }
+        Ok(Dataset::open(&manifest, |hash| shards.remove(hash).map(Vec::from))?)
+    }
+
+    /// The newest θ that is here: the ledger's, or the initial one.
+    async fn theta(&self, state: &State) -> anyhow::Result<(OuterState, Roots)> {
+        let (charter, layout) = (&self.charter, Layout::of(&self.charter.model));
+        let roots = state.core().roots;
+        if roots.theta != charter.model.theta && self.blobs.has(&roots.theta).await? {
+            let theta = self.blobs.read(&roots.theta).await?;
+            match roots.momentum {
+                None => return Ok((state_of(charter, &layout, &theta, None)?, roots)),
+                Some(momentum) if self.blobs.has(&momentum).await? => {
+                    let momentum = self.blobs.read(&momentum).await?;
+                    return Ok((state_of(charter, &layout, &theta, Some(&momentum))?, roots));
+                }
+                Some(_) => {}
+            }
+        }
+        let initial = self.initial_theta().await?;
+        let first = State::genesis(self.charter.clone()).core().roots;
+        Ok((state_of(charter, &layout, &initial, None)?, first))
+    }
+
+    /// θ⁰: computed if the charter's is the one that its seed gives, else a blob of the run.
+    async fn initial_theta(&self) -> anyhow::Result<Bytes> {
+        let model = &self.charter.model;
+        if self.blobs.has(&model.theta).await? {
+            return Ok(self.blobs.read(&model.theta).await?);
+        }
+        let theta = atoll_learner::init(model, self.charter.seed);
+        let bytes = Bytes::from(atoll_outer::theta_bytes(&theta));
+        if Hash::of_blob(&bytes) == model.theta {
+            self.blobs.add(bytes.clone(), &Keep::Theta(Round(0))).await?;
+            return Ok(bytes);
+        }
+        self.need(&model.theta, "initial parameters").await
+    }
+}

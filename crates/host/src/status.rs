@@ -1,0 +1,112 @@
+//! Where a run stands, from a node's folder: read from the ledger, or, while the node runs and holds it,
+//! from the last word that the node wrote.
+
+use crate::{charter_file, folder::Folder, record, report};
+use anyhow::{Context as _, bail};
+use atoll_ledger::{Event, RoundRecord, State};
+use atoll_protocol::{Charter, MicroNats, Round};
+use serde_json::{Value, json};
+use std::{fs, sync::Arc};
+
+/// Ended rounds and recorded checkpoints, from the ledger on disk.
+pub struct History {
+    /// The rules.
+    pub charter: Arc<Charter>,
+    /// After the last block.
+    pub state: State,
+    /// Ended rounds, in order.
+    pub rounds: Vec<RoundRecord>,
+    /// Recorded checkpoints and their held-out loss.
+    pub checkpoints: Vec<(Round, MicroNats)>,
+    /// Blocks, and their bytes.
+    pub blocks: (u64, u64),
+}
+
+/// Reads the ledger in `folder` without changing it. Its node must not be running.
+pub fn history(folder: &Folder) -> anyhow::Result<History> {
+    folder.expect_node()?;
+    let charter = Arc::new(charter_file::read(&folder.charter())?);
+    let mut state = State::genesis(charter.clone());
+    let (mut rounds, mut checkpoints, mut blocks) = (Vec::new(), Vec::new(), (0, 0));
+    record::read(&folder.ledger(), |stored| {
+        let height = stored.block.header.height;
+        let (next, events) =
+            state.apply(&stored.block).map_err(|source| record::RecordError::Refused { height, source })?;
+        state = next;
+        blocks = (blocks.0 + 1, blocks.1 + atoll_protocol::encode(&stored.block).len() as u64);
+        for event in events {
+            match event {
+                Event::RoundEnded(record) => rounds.push(record),
+                Event::CheckpointRecorded { round, held_out, .. } => checkpoints.push((round, held_out)),
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(History { charter, state, rounds, checkpoints, blocks })
+}
+
+/// The state of a run for people and programs.
+pub fn describe(charter: &Charter, state: &State) -> Value {
+    let (core, round) = (state.core(), state.round());
+    let peers = core.peers.iter().map(|(id, peer)| {
+        json!({
+            "name": charter.name_of(id),
+            "key": id.to_string(),
+            "standing": format!("{:?}", peer.standing).to_lowercase(),
+            "rounds_merged": peer.merged,
+            "tokens": peer.tokens.0,
+            "absent": peer.absent,
+        })
+    });
+    let checkpoint = core.checkpoint.as_ref().map(|checkpoint| {
+        json!({
+            "round": checkpoint.round.0,
+            "statements": checkpoint.statements.len(),
+            "recorded": checkpoint.recorded.map(|hash| hash.to_string()),
+        })
+    });
+    json!({
+        "name": charter.name,
+        "genesis": core.genesis.to_string(),
+        "height": core.height.0,
+        "block_time_ms": core.time.0,
+        "round": round.number.0,
+        "rounds": charter.round.rounds,
+        "phase": format!("{:?}", round.phase).to_lowercase(),
+        "next_deadline_ms": state.next_deadline().map(|at| at.0),
+        "roster": round.roster.len(),
+        "committed": round.commits.len(),
+        "revealed": round.reveals.len(),
+        "checked": round.checks.len(),
+        "roots_posted": round.roots.len(),
+        "theta_root": core.roots.theta.to_string(),
+        "peers": peers.collect::<Vec<_>>(),
+        "checkpoint": checkpoint,
+    })
+}
+
+/// The status of the node in `folder`.
+pub fn status(folder: &Folder) -> anyhow::Result<Value> {
+    folder.expect_node()?;
+    let running = match folder.lock() {
+        Ok(_lock) => false,
+        Err(crate::folder::FolderError::InUse(_)) => true,
+        Err(error) => return Err(error.into()),
+    };
+    if running {
+        let text = fs::read_to_string(folder.status()).context("the node has just started; ask again in a second")?;
+        let mut value: Value = serde_json::from_str(&text).context("the node's status file is damaged")?;
+        value["running"] = json!(true);
+        return Ok(value);
+    }
+    if !folder.ledger().is_file() {
+        bail!("{} has no ledger yet; `atoll node` starts the node", folder.path().display());
+    }
+    let history = history(folder)?;
+    let mut value = describe(&history.charter, &history.state);
+    value["running"] = json!(false);
+    let rounds = history.rounds.iter().rev().take(10).rev();
+    value["last_rounds"] = rounds.map(|record| report::round_record(&history.charter, record)).collect();
+    Ok(value)
+}

@@ -1,0 +1,425 @@
+//! The trainer thread: holds θ, trains, merges, writes checkpoints; orders in, reports out.
+//!
+//! Orders are carried out one at a time, in order. What a report speaks of is on disk by then.
+
+use crate::{
+    blobs::{Blobs, Keep},
+    folder::Folder,
+    private::Private,
+};
+use anyhow::{Context as _, bail};
+use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, checkpoint, data::{Dataset, Split, Tokenizer}, learning_rate};
+use atoll_ledger::{
+    Planned, Roots,
+    assign::{Purpose, Share},
+};
+use atoll_node::Contribution as Done;
+use atoll_outer::{Contribution, ErrorFeedback, OuterState, merge, pseudo_gradient, theta_bytes, theta_from_bytes};
+use atoll_protocol::{
+    ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens, charter::OuterOptimizer,
+    transaction::Reveal,
+};
+use bytes::Bytes;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+use tokio::{runtime::Handle, sync::mpsc as channel};
+
+/// What the trainer is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Train a round; the flag ends it early.
+    Train(Round, Share, Arc<AtomicBool>),
+    /// Merge these blobs, in the plan's order, into a copy of θ.
+    Merge(Round, Vec<Planned>, Vec<Bytes>),
+    /// The copy is θ.
+    Advance(Roots),
+    /// Drop the copy.
+    Discard,
+    /// Add one's own contribution to this round back to the error feedback.
+    Restore(Round),
+    /// The contribution to this round was merged.
+    Settle(Round),
+    /// Take this θ and momentum.
+    Adopt(Roots, Bytes, Option<Bytes>),
+    /// Write the checkpoint of θ after this round.
+    Checkpoint(Round),
+}
+
+/// What the trainer tells.
+#[derive(Debug)]
+pub enum Report {
+    /// θ's loss on this replica's held-out rows.
+    HeldOut(Round, f64),
+    /// One inner step.
+    Step {
+        /// The round.
+        round: Round,
+        /// Step in the round, from 1.
+        step: u32,
+        /// Nats per token.
+        loss: f64,
+        /// In this step.
+        tokens_per_second: f64,
+    },
+    /// A contribution is on disk.
+    Trained(Done),
+    /// A merge is done and its θ on disk.
+    Merged(Round, Roots),
+    /// A plan could not be merged.
+    MergeFailed(Round, String),
+    /// θ is this now.
+    Adopted(Roots),
+    /// A checkpoint is on disk.
+    Checkpointed(Round, Hash, MicroNats),
+    /// The trainer cannot go on.
+    Failed(String),
+}
+
+/// Everything that the trainer works with.
+pub struct Trainer {
+    charter: Arc<Charter>,
+    layout: Layout,
+    me: PeerId,
+    genesis: Hash,
+    folder: Folder,
+    blobs: Blobs,
+    runtime: Handle,
+    reports: channel::UnboundedSender<Report>,
+    learner: BurnLearner,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    outer: OuterState,
+    roots: Roots,
+    candidate: Option<(OuterState, Roots)>,
+    feedback: ErrorFeedback,
+    private: Private,
+}
+
+/// What a trainer is made from.
+pub struct Parts {
+    /// The rules.
+    pub charter: Arc<Charter>,
+    /// This node.
+    pub me: PeerId,
+    /// Its folder.
+    pub folder: Folder,
+    /// Its blobs.
+    pub blobs: Blobs,
+    /// The corpus.
+    pub dataset: Dataset,
+    /// `tokenizer.json`.
+    pub tokenizer: Tokenizer,
+    /// θ and its roots as the ledger writes them.
+    pub theta: (OuterState, Roots),
+}
+
+impl Trainer {
+    /// Prepares a trainer; reads the private state.
+    pub fn new(
+        parts: Parts,
+        runtime: Handle,
+        reports: channel::UnboundedSender<Report>,
+    ) -> anyhow::Result<Self> {
+        let Parts { charter, me, folder, blobs, dataset, tokenizer, theta: (outer, roots) } = parts;
+        let layout = Layout::of(&charter.model);
+        let mut learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::default())?;
+        let genesis = charter.genesis();
+        let saved = Private::read(&folder.trainer(), genesis)?;
+        let feedback = match &saved {
+            Some(saved) => ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?,
+            None => ErrorFeedback::new(layout.parameters),
+        };
+        if let Some(saved) = &saved {
+            learner.restore(&saved.optimizer)?;
+        }
+        let private = saved.unwrap_or_else(|| Private::new(genesis, feedback.to_bytes(), learner.save()));
+        Ok(Self {
+            charter,
+            layout,
+            me,
+            genesis,
+            folder,
+            blobs,
+            runtime,
+            reports,
+            learner,
+            dataset,
+            tokenizer,
+            outer,
+            roots,
+            candidate: None,
+            feedback,
+            private,
+        })
+    }
+
+    /// The contribution on disk and whether its fate is settled.
+    pub fn contribution(&self) -> Option<(&Done, bool)> {
+        self.private.contribution.as_ref().map(|done| (done, self.private.settled))
+    }
+
+    /// Runs until the orders end.
+    pub fn spawn(mut self, orders: mpsc::Receiver<Order>) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("trainer".into()).spawn(move || {
+            for order in orders {
+                if let Err(error) = self.carry_out(order) {
+                    let _ = self.reports.send(Report::Failed(format!("{error:#}")));
+                    return;
+                }
+            }
+        })
+    }
+
+    fn report(&self, report: Report) {
+        let _ = self.reports.send(report); // nobody listens only while the node stops
+    }
+
+    fn carry_out(&mut self, order: Order) -> anyhow::Result<()> {
+        match order {
+            Order::Train(round, share, stop) => self.train(round, &share, &stop),
+            Order::Merge(round, plan, blobs) => self.merge(round, &plan, blobs),
+            Order::Advance(roots) => self.advance(roots),
+            Order::Discard => {
+                self.candidate = None;
+                Ok(())
+            }
+            Order::Restore(round) => self.restore(round),
+            Order::Settle(round) => self.settle(round),
+            Order::Adopt(roots, theta, momentum) => self.adopt(roots, &theta, momentum.as_deref()),
+            Order::Checkpoint(round) => self.checkpoint(round),
+        }
+    }
+
+    fn train(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<()> {
+        let started = self.learner.save();
+        self.learner.write(&self.outer.theta)?;
+        let replica = HeldOut { replica: share.replica, replicas: share.replicas, parts: 1 };
+        let held_out = self.held_out(&replica)?;
+        self.report(Report::HeldOut(round, held_out));
+        let Some(train_loss) = self.inner_steps(round, share, stop)? else {
+            self.learner.restore(&started)?; // an abandoned round leaves no trace in the moments
+            return Ok(());
+        };
+        let delta = pseudo_gradient(&self.outer.theta, &self.learner.read())?;
+        let codec = &self.charter.codec;
+        let blob = self.feedback.contribute(delta, codec, &self.layout, &self.roots.theta)?;
+        let rules = &self.charter.round;
+        let done = Reveal {
+            round,
+            blob: Hash::of_blob(&blob),
+            bytes: ByteCount(blob.len() as u64),
+            steps: rules.inner_steps,
+            tokens: Tokens(u64::from(rules.inner_steps.0) * u64::from(rules.batch) * u64::from(rules.sequence)),
+            train_loss: micro_nats(train_loss),
+            held_out: micro_nats(held_out),
+        };
+        self.runtime.block_on(self.blobs.add(blob, &Keep::Contribution(round, self.me)))?;
+        self.private.contribution = Some(done.clone());
+        self.private.base = self.roots.theta;
+        self.private.settled = false;
+        self.save()?;
+        self.report(Report::Trained(done));
+        Ok(())
+    }
+
+    /// H steps; nothing if they were stopped. Gives the mean loss.
+    fn inner_steps(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<Option<f64>> {
+        let charter = self.charter.clone();
+        let rules = &charter.round;
+        let InnerSteps(steps) = rules.inner_steps;
+        let rows = self.dataset.rows(Split::Train, rules.sequence);
+        let total = u64::from(rules.rounds) * u64::from(steps);
+        let mut sum = 0.0;
+        for step in 0..steps {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let began = Instant::now();
+            let chosen = share.rows(Purpose::Train, step.into(), rules.batch.into(), rows);
+            let batch = self.dataset.batch(Split::Train, &chosen, rules.sequence)?;
+            let global = u64::from(round.0) * u64::from(steps) + u64::from(step);
+            let rate = learning_rate(&charter.inner, global, total);
+            let done = self.learner.train_step(&batch, rate)?;
+            sum += done.loss;
+            let tokens_per_second = batch.targets() as f64 / began.elapsed().as_secs_f64().max(1e-9);
+            self.report(Report::Step { round, step: step + 1, loss: done.loss, tokens_per_second });
+        }
+        Ok(Some(sum / f64::from(steps)))
+    }
+
+    /// Loss of the learner's parameters on fixed held-out rows. The rows are the same in every round,
+    /// so that losses can be compared; replicas share them out.
+    fn held_out(&mut self, part: &HeldOut) -> anyhow::Result<f64> {
+        let rules = &self.charter.round;
+        let (sequence, each) = (rules.sequence, u64::from(rules.held_out));
+        let rows = self.dataset.rows(Split::HeldOut, sequence);
+        let (mut nats, mut tokens) = (0.0, 0u64);
+        for offset in 0..part.parts {
+            let replica = part.replica + offset;
+            let share = Share { beacon: self.genesis, replica, replicas: part.replicas };
+            let chosen = share.rows(Purpose::HeldOut, 0, each.min(rows), rows);
+            for rows in chosen.chunks(rules.batch as usize) {
+                let batch = self.dataset.batch(Split::HeldOut, rows, sequence)?;
+                let (sum, count) = self.learner.evaluate(&batch)?;
+                nats += sum;
+                tokens += count;
+            }
+        }
+        if tokens == 0 {
+            bail!("the corpus has no held-out rows of {sequence} tokens");
+        }
+        Ok(nats / tokens as f64)
+    }
+
+    fn merge(&mut self, round: Round, plan: &[Planned], blobs: Vec<Bytes>) -> anyhow::Result<()> {
+        match self.merged(plan, blobs) {
+            Ok(state) => {
+                let (theta, momentum) = state.roots();
+                let keep = Keep::Theta(round.next());
+                self.runtime.block_on(self.blobs.add(theta_bytes(&state.theta), &keep))?;
+                if let Some(momentum) = &state.momentum {
+                    self.runtime.block_on(self.blobs.add(theta_bytes(momentum), &keep))?;
+                }
+                let roots = Roots { theta, momentum };
+                self.candidate = Some((state, roots));
+                self.report(Report::Merged(round, roots));
+            }
+            Err(error) => self.report(Report::MergeFailed(round, format!("{error:#}"))),
+        }
+        Ok(())
+    }
+
+    fn merged(&self, plan: &[Planned], blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
+        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, &self.roots.theta)?;
+        apply_plan(&self.outer, plan, &contributions, &self.charter, &self.layout)
+    }
+
+    fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
+        match self.candidate.take() {
+            Some((state, ours)) if ours == roots => {
+                self.outer = state;
+                self.roots = roots;
+                Ok(())
+            }
+            _ => bail!("asked to advance to θ {}, which was not merged here", roots.theta.short()),
+        }
+    }
+
+    fn is_pending(&self, round: Round) -> bool {
+        !self.private.settled && self.private.contribution.as_ref().is_some_and(|done| done.round == round)
+    }
+
+    fn restore(&mut self, round: Round) -> anyhow::Result<()> {
+        let Some(done) = self.private.contribution.as_ref().filter(|_| self.is_pending(round)) else {
+            return Ok(());
+        };
+        let blob = self.runtime.block_on(self.blobs.read(&done.blob))?;
+        let base = self.private.base;
+        let contribution = Contribution::read(blob, &self.layout, &self.charter.codec, &base)?;
+        self.feedback.restore(&contribution)?;
+        self.private.settled = true;
+        self.save()
+    }
+
+    fn settle(&mut self, round: Round) -> anyhow::Result<()> {
+        if self.is_pending(round) {
+            self.private.settled = true;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, roots: Roots, theta: &[u8], momentum: Option<&[u8]>) -> anyhow::Result<()> {
+        self.outer = state_of(&self.charter, &self.layout, theta, momentum)?;
+        self.roots = roots;
+        self.candidate = None;
+        self.report(Report::Adopted(roots));
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, round: Round) -> anyhow::Result<()> {
+        self.learner.write(&self.outer.theta)?;
+        let members = self.charter.members.len() as u64;
+        let held_out = self.held_out(&HeldOut { replica: 0, replicas: members, parts: members })?;
+        let folder = self.folder.checkpoint(round);
+        let files = checkpoint::export(&folder, &self.charter.model, &self.outer.theta, &self.tokenizer)
+            .with_context(|| format!("cannot write the checkpoint {}", folder.display()))?;
+        self.report(Report::Checkpointed(round, manifest_of(&files), micro_nats(held_out)));
+        Ok(())
+    }
+
+    fn save(&mut self) -> anyhow::Result<()> {
+        self.private.feedback = self.feedback.to_bytes();
+        self.private.optimizer = self.learner.save();
+        Ok(self.private.write(&self.folder.trainer())?)
+    }
+}
+
+/// Which replicas' held-out rows to read.
+struct HeldOut {
+    replica: u64,
+    replicas: u64,
+    parts: u64,
+}
+
+/// A loss as the ledger writes it.
+pub(crate) fn micro_nats(loss: f64) -> MicroNats {
+    MicroNats((loss.max(0.0) * 1e6).round() as u64)
+}
+
+/// The hash of a checkpoint's file list: names and hashes, in order.
+pub fn manifest_of(files: &[(String, Hash)]) -> Hash {
+    Hash::of_blob(&atoll_protocol::encode(&files))
+}
+
+/// θ and momentum from their blobs. No momentum blob stands for an all-zero one.
+pub fn state_of(
+    charter: &Charter,
+    layout: &Layout,
+    theta: &[u8],
+    momentum: Option<&[u8]>,
+) -> anyhow::Result<OuterState> {
+    let theta = theta_from_bytes(theta, layout.parameters)?;
+    let mut state = OuterState::new(theta, &charter.outer);
+    if let (Some(bytes), OuterOptimizer::Nesterov { .. }) = (momentum, &charter.outer) {
+        state.momentum = Some(theta_from_bytes(bytes, layout.parameters)?);
+    }
+    Ok(state)
+}
+
+/// Reads and checks the blobs of a plan, made from the θ with root `base`.
+pub fn read_plan(
+    plan: &[Planned],
+    blobs: Vec<Bytes>,
+    charter: &Charter,
+    layout: &Layout,
+    base: &Hash,
+) -> anyhow::Result<Vec<Contribution>> {
+    let read = |(entry, blob): (&Planned, Bytes)| {
+        Contribution::read(blob, layout, &charter.codec, base)
+            .with_context(|| format!("the contribution of {}", charter.name_of(&entry.peer)))
+    };
+    plan.iter().zip(blobs).map(read).collect()
+}
+
+/// The state after merging `contributions`, which belong to `plan`, and one outer step.
+pub fn apply_plan(
+    outer: &OuterState,
+    plan: &[Planned],
+    contributions: &[Contribution],
+    charter: &Charter,
+    layout: &Layout,
+) -> anyhow::Result<OuterState> {
+    let inputs: Vec<_> = plan.iter().zip(contributions).map(|(entry, c)| (entry.peer, entry.tokens, c)).collect();
+    let delta = merge(layout, &inputs)?;
+    let mut state = outer.clone();
+    state.step(&charter.outer, &delta)?;
+    Ok(state)
+}

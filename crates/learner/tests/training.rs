@@ -1,0 +1,142 @@
+//! What a training step promises: the loss falls, bits repeat, nonsense is refused.
+
+mod common;
+
+use atoll_learner::{Batch, GenerateOptions, LearnError, Learner, generate};
+use atoll_protocol::Layout;
+use common::{batch, learner, theta, tiny};
+use std::ops::ControlFlow;
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn a_tiny_task_is_learned() {
+    let model = tiny(true);
+    let mut learner = learner(&model, &atoll_learner::init(&model, 1));
+    let first = learner.train_step(&batch(), 1e-2).unwrap();
+    assert!(
+        (first.loss - f64::from(257).ln()).abs() < 0.1,
+        "θ⁰ knows nothing: {}",
+        first.loss
+    );
+    let mut last = first;
+    for _ in 0..60 {
+        last = learner.train_step(&batch(), 1e-2).unwrap();
+    }
+    assert!(last.loss < 0.5, "{}", last.loss);
+    let (nats, tokens) = learner.evaluate(&batch()).unwrap();
+    assert_eq!(tokens, 32);
+    assert!(nats / 32.0 < 0.5, "evaluation agrees with training: {nats}");
+
+    let options = GenerateOptions {
+        max_tokens: 12,
+        temperature: 0.0,
+        ..Default::default()
+    };
+    let prompt = &batch().tokens()[..5].to_vec();
+    let mut heard = Vec::new();
+    let told = generate(&mut learner, prompt, &options, |token| {
+        heard.push(token);
+        ControlFlow::Continue(())
+    });
+    let told = told.unwrap();
+    assert_eq!(told, batch().tokens()[5..17], "it repeats what it learned");
+    assert_eq!(told, heard);
+}
+
+#[test]
+fn the_same_calls_give_the_same_bits() {
+    let run = || {
+        let model = tiny(false);
+        let mut learner = learner(&model, &theta(&model));
+        for _ in 0..5 {
+            learner.train_step(&batch(), 3e-3).unwrap();
+        }
+        (bits(&learner.read()), learner.save())
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_restored_learner_goes_on_with_the_same_bits() {
+    let model = tiny(true);
+    let mut straight = learner(&model, &theta(&model));
+    for _ in 0..3 {
+        straight.train_step(&batch(), 3e-3).unwrap();
+    }
+    let mut resumed = learner(&model, &straight.read());
+    resumed.restore(&straight.save()).unwrap();
+    for learner in [&mut straight, &mut resumed] {
+        learner.train_step(&batch(), 3e-3).unwrap();
+    }
+    assert_eq!(bits(&straight.read()), bits(&resumed.read()));
+    resumed.reset_optimizer();
+    assert_eq!(resumed.save(), learner(&model, &theta(&model)).save());
+}
+
+#[test]
+fn evaluating_changes_nothing_and_writing_is_seen() {
+    let model = tiny(true);
+    let mut learner = learner(&model, &theta(&model));
+    let before = learner.evaluate(&batch()).unwrap();
+    assert_eq!(bits(&learner.read()), bits(&theta(&model)));
+    learner.write(&atoll_learner::init(&model, 1)).unwrap();
+    assert_ne!(learner.evaluate(&batch()).unwrap(), before);
+    learner.write(&theta(&model)).unwrap();
+    assert_eq!(learner.evaluate(&batch()).unwrap(), before);
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let model = tiny(true);
+    let mut learner = learner(&model, &theta(&model));
+    let (before, state) = (bits(&learner.read()), learner.save());
+    let outside = Batch::new(vec![257; 4], 3).unwrap();
+    let long = Batch::new(vec![1; 18], 17).unwrap();
+    assert!(matches!(
+        learner.train_step(&outside, 1e-3),
+        Err(LearnError::Token { token: 257, vocab: 257 })
+    ));
+    assert!(matches!(
+        learner.evaluate(&long),
+        Err(LearnError::Length { got: 17, context: 16 })
+    ));
+    assert!(matches!(learner.logits(&[]), Err(LearnError::Length { got: 0, .. })));
+    assert!(matches!(
+        learner.write(&[0.0; 3]),
+        Err(LearnError::ThetaLength { got: 3, .. })
+    ));
+    assert!(matches!(
+        learner.train_step(&batch(), f32::NAN),
+        Err(LearnError::Option { .. })
+    ));
+    let mut bad = theta(&model);
+    bad[5] = f32::NAN;
+    assert!(matches!(learner.write(&bad), Err(LearnError::NotFinite { .. })));
+    assert_eq!((bits(&learner.read()), learner.save()), (before, state));
+}
+
+#[test]
+fn what_is_not_finite_is_an_error_and_changes_nothing() {
+    let model = tiny(true);
+    let norm = Layout::of(&model).tensors.pop().unwrap().range();
+    let weights = theta(&model).iter().map(|value| value * 1e30).collect();
+    let mut gains = theta(&model);
+    gains[norm].fill(3e38);
+    for (what, theta) in [("gradient norm", weights), ("loss", gains)] {
+        let mut learner = learner(&model, &theta);
+        let state = learner.save();
+        let error = learner.train_step(&batch(), 1e-3).unwrap_err();
+        let LearnError::NotFinite {
+            what: found, step: 0, ..
+        } = error
+        else {
+            panic!("{what}: {error}");
+        };
+        assert_eq!(found, what);
+        assert_eq!((bits(&learner.read()), learner.save()), (bits(&theta), state));
+        assert_eq!(learner.evaluate(&batch()).is_err(), what == "loss");
+    }
+}

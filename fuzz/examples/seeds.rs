@@ -1,0 +1,31 @@
+//! Writes the seed corpora: one valid input of every kind.
+
+use atoll_fuzz::{BASE, charter, codecs, run};
+use atoll_outer::encode as contribution;
+use atoll_protocol::{charter::Codec, encode};
+use std::{fs, io, path::Path};
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    write("charter", "valid", &encode(&charter()))?;
+    for (_, block) in run() {
+        let kind = block.transactions[0].body.action.kind().replace(' ', "_");
+        write("block", &kind, &encode(&block))?;
+        write("transaction", &kind, &encode(&block.transactions[0]))?;
+    }
+    for (codec, layout) in codecs() {
+        let name = match codec {
+            Codec::Dense => "dense",
+            Codec::Int4 { .. } => "int4",
+            Codec::Sparse { .. } => "sparse",
+        };
+        let values: Vec<f32> = (0..layout.parameters).map(|i| (i % 17) as f32 / 64.0 - 0.125).collect();
+        write("contribution", name, &contribution(&values, &codec, &layout, &BASE)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! What the fuzz targets and the seeds share: a small run in which every phase can be reached.
+
+use atoll_ledger::State;
+use atoll_protocol::{
+    Action, Block, ByteCount, Domain, Fraction, Hash, InnerSteps, Keypair, Layout, MicroNats, Millis, Nano, Tokens,
+    Transaction,
+    charter::{
+        CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
+    },
+    transaction::{Reveal, SignedTransaction, commitment},
+};
+use std::sync::Arc;
+
+/// Root of the θ from which the seeds' contributions are made.
+pub const BASE: Hash = Hash([9; 32]);
+
+/// Keys of the members, ascending by peer.
+pub fn keys() -> Vec<Keypair> {
+    let mut keys: Vec<Keypair> = (1..=3).map(|i| Keypair::from_seed(&[i; 32])).collect();
+    keys.sort_by_key(Keypair::peer);
+    keys
+}
+
+/// A valid charter of three members and a tiny model.
+pub fn charter() -> Charter {
+    let member = |(key, name): (&Keypair, &str)| Member {
+        name: name.into(),
+        key: key.peer(),
+    };
+    Charter {
+        version: CHARTER_VERSION,
+        name: "fuzz".into(),
+        seed: 1,
+        model: model(8),
+        data: Data { manifest: Hash::ZERO },
+        round: RoundRules {
+            rounds: 2,
+            inner_steps: InnerSteps(4),
+            batch: 2,
+            sequence: 8,
+            held_out: 1,
+            quorum: Fraction {
+                numerator: 2,
+                denominator: 3,
+            },
+            retention: 0,
+            checkpoint_every: 1,
+            absent_max: 1,
+        },
+        inner: InnerOptimizer {
+            lr: Nano(1_000_000),
+            lr_min_ratio: Nano(0),
+            warmup: InnerSteps(0),
+            weight_decay: Nano(0),
+            beta1: Nano(0),
+            beta2: Nano(0),
+            eps: Nano(10),
+            clip: Nano::ONE,
+        },
+        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
+        codec: Codec::Dense,
+        deadlines: Deadlines {
+            grace: Millis(2_000),
+            reveal: Millis(5_000),
+            check: Millis(10_000),
+            merge: Millis(10_000),
+            heartbeat: Millis(60_000),
+        },
+        members: keys().iter().zip(["a", "b", "c"]).map(member).collect(),
+    }
+}
+
+fn model(ffn: u32) -> Model {
+    Model {
+        vocab: 16,
+        width: 4,
+        layers: 1,
+        heads: 1,
+        kv_heads: 1,
+        head_width: 4,
+        ffn,
+        context: 8,
+        rope_theta: 10_000,
+        norm_eps: Nano(10_000),
+        tied: true,
+        theta: BASE,
+        tokenizer: Hash::ZERO,
+    }
+}
+
+/// Every codec with a layout in which it has whole and broken blocks.
+pub fn codecs() -> [(Codec, Layout); 3] {
+    let feedback = Nano::ONE;
+    [
+        (Codec::Dense, Layout::of(&model(8))),
+        (Codec::Int4 { feedback }, Layout::of(&model(70))),
+        (Codec::Sparse { k: 16, feedback }, Layout::of(&model(1100))),
+    ]
+}
+
+/// `action`, signed by member `who` for the run of [`charter`].
+pub fn signed(who: usize, action: Action) -> SignedTransaction {
+    let genesis = charter().genesis();
+    keys()[who % 3].sign(Domain::Transaction, Transaction { genesis, action })
+}
+
+fn reveal(state: &State, who: usize) -> Reveal {
+    Reveal {
+        round: state.round().number,
+        blob: Hash([who as u8; 32]),
+        bytes: ByteCount(100),
+        steps: InnerSteps(4),
+        tokens: Tokens(64),
+        train_loss: MicroNats(1),
+        held_out: MicroNats(2),
+    }
+}
+
+/// What member `who` says in each step of a round.
+fn statements(state: &State, who: usize) -> [Action; 5] {
+    let (round, reveal) = (state.round().number, reveal(state, who));
+    let (genesis, peer) = (state.core().genesis, keys()[who].peer());
+    [
+        Action::Join { sequence: 0 },
+        Action::Commit {
+            round,
+            commitment: commitment(&genesis, &peer, round, &reveal.blob),
+        },
+        Action::Reveal(reveal),
+        Action::Check {
+            round,
+            accepted: keys().iter().map(Keypair::peer).collect(),
+            refused: Vec::new(),
+        },
+        Action::MergeRoot {
+            round,
+            theta: Hash([7; 32]),
+            momentum: None,
+        },
+    ]
+}
+
+/// A run's first round: the states before each of its five blocks, and the blocks.
+pub fn run() -> Vec<(State, Block)> {
+    let mut state = State::genesis(Arc::new(charter()));
+    let mut run = Vec::new();
+    for step in 0..5 {
+        let said = (0..3).map(|who| signed(who, statements(&state, who)[step].clone()));
+        let (block, next) = state.draft(Millis(1_000 * (step as u64 + 1)), said.collect::<Vec<_>>());
+        run.push((std::mem::replace(&mut state, next), block));
+    }
+    run
+}
