@@ -81,7 +81,11 @@ fn read(dir: &Path, file: &'static str, max: u64) -> Result<Vec<u8>, CheckpointE
 /// What a charter would refuse, before anything is allocated by these sizes.
 fn check_sizes(model: &Model) -> Result<(), CheckpointError> {
     let refuse = |reason: String| Err(CheckpointError::Foreign { file: CONFIG, reason });
-    if model.layers > 1024 || model.kv_heads == 0 || model.heads % model.kv_heads != 0 || model.head_width % 2 != 0 {
+    if model.layers > 1024
+        || model.kv_heads == 0
+        || !model.heads.is_multiple_of(model.kv_heads)
+        || !model.head_width.is_multiple_of(2)
+    {
         return refuse(format!(
             "{} layers, {} heads, {} key-value heads of width {}: at most 1024 layers, key-value heads must divide \
              heads, and their width must be even",
