@@ -386,3 +386,54 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
     );
     Ok(head + &toml::to_string(&file)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::found::tests::charter_of;
+
+    fn text() -> String {
+        to_text(&charter_of(&[PeerId([1; 32]), PeerId([2; 32])])).unwrap()
+    }
+
+    fn refused(from: &str, to: &str) -> String {
+        let text = text();
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        parse(Path::new("charter.toml"), &text.replacen(from, to, 1)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_back_what_it_wrote() {
+        let charter = charter_of(&[PeerId([1; 32]), PeerId([2; 32])]);
+        assert_eq!(parse(Path::new("c"), &to_text(&charter).unwrap()), Ok(charter));
+    }
+
+    #[test]
+    fn refusals_name_line_value_and_what_is_allowed() {
+        let line = |field: &str| 1 + text().lines().position(|line| line.starts_with(field)).unwrap();
+        let table = [
+            ("batch = 8", "batch = 0", "batch", "round.batch = 0: from 1 to 65536 is allowed"),
+            ("batch = 8", "batches = 8", "batch", "unknown field `batches`"),
+            ("lr = 0.006", "lr = 7.5", "lr", "inner.lr = 7.5: from 0.000000001 to 1 is allowed"),
+            ("lr = 0.006", "lr = -1.0", "lr", "inner.lr = -1: from 0 to 1000000 is allowed"),
+            ("quorum = \"2/3\"", "quorum = \"1/2\"", "quorum", "round.quorum = 1/2: more than 1/2"),
+            ("quorum = \"2/3\"", "quorum = \"most\"", "quorum", "a fraction such as \"2/3\" is needed"),
+            ("kind = \"int4\"", "kind = \"zip\"", "", "unknown variant `zip`"),
+            ("heartbeat_ms = 60000", "heartbeat_ms = 1", "heartbeat_ms", "deadlines.heartbeat_ms = 1: from 1000"),
+        ];
+        for (from, to, field, expected) in table {
+            let message = refused(from, to);
+            assert!(message.contains(expected), "{message}");
+            if !field.is_empty() {
+                assert!(message.starts_with(&format!("charter.toml:{}: ", line(field))), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_charter_is_refused() {
+        for text in ["", "name = 1", "[[", "\u{0}", "version = 1\nversion = 1"] {
+            assert!(parse(Path::new("c"), text).is_err(), "{text}");
+        }
+    }
+}

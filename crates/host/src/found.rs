@@ -199,3 +199,54 @@ pub fn corpus_of(texts: impl IntoIterator<Item = (String, String)>) -> Corpus {
     }
     corpus
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A valid charter for these members; its corpus and parameters are nowhere.
+    pub(crate) fn charter_of(members: &[PeerId]) -> Charter {
+        let plan = Plan::small("test", 3, 2);
+        let member = |(number, key): (usize, &PeerId)| Member { name: format!("m{number}"), key: *key };
+        let mut members: Vec<Member> = members.iter().enumerate().map(member).collect();
+        members.sort_by_key(|member| member.key);
+        let charter = Charter {
+            version: CHARTER_VERSION,
+            name: plan.name,
+            seed: plan.seed,
+            model: Model { vocab: 300, ..plan.model },
+            data: Data { manifest: Hash::ZERO },
+            round: plan.round,
+            inner: plan.inner,
+            outer: plan.outer,
+            codec: plan.codec,
+            deadlines: plan.deadlines,
+            members,
+        };
+        charter.validate().unwrap();
+        charter
+    }
+
+    fn corpus() -> Corpus {
+        let text: String = (0..4000).map(|i| format!("line {i} of a corpus that repeats itself, {}\n", i * i % 97)).collect();
+        corpus_of([("corpus.txt".to_string(), text)])
+    }
+
+    #[test]
+    fn the_same_corpus_and_members_give_the_same_charter() {
+        let members = || vec![Member { name: "a".into(), key: PeerId([1; 32]) }];
+        let begin = || begin(Plan::small("test", 3, 2), &corpus(), members()).unwrap();
+        let (one, two) = (begin(), begin());
+        assert_eq!(one.charter, two.charter);
+        assert!(one.train_tokens > one.held_out_tokens);
+        let text = charter_file::to_text(&one.charter).unwrap();
+        assert_eq!(charter_file::parse(std::path::Path::new("c"), &text), Ok(one.charter));
+    }
+
+    #[test]
+    fn a_corpus_that_is_too_small_is_refused() {
+        let small = corpus_of([("a".to_string(), "too little".to_string())]);
+        let member = Member { name: "a".into(), key: PeerId([1; 32]) };
+        assert!(begin(Plan::small("test", 3, 2), &small, vec![member]).is_err());
+    }
+}

@@ -7,6 +7,7 @@ use atoll_protocol::{
 };
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -23,7 +24,7 @@ pub const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum RecordError {
     /// The database refuses.
-    #[error("the ledger {}: {source}", path.display())]
+    #[error("the ledger {}: {source}{}", path.display(), hint(source))]
     Storage {
         /// The file.
         path: PathBuf,
@@ -59,6 +60,17 @@ pub enum RecordError {
     },
 }
 
+fn hint(error: &redb::Error) -> &'static str {
+    let full = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    match error {
+        redb::Error::Io(error) if full(error) => {
+            ". The disk is full: free some space and start again; what was written before is intact"
+        }
+        redb::Error::DatabaseAlreadyOpen => ". Its node is running; stop it first",
+        _ => "",
+    }
+}
+
 /// A block as stored.
 #[derive(Debug, Clone)]
 pub struct StoredBlock {
@@ -77,7 +89,10 @@ pub struct Record {
 impl Record {
     /// Opens the file, or makes it; refuses one of another run.
     pub fn open(path: &Path, charter: &Charter) -> Result<Self, RecordError> {
-        let database = Database::create(path).map_err(storage(path))?;
+        Self::of(Database::create(path).map_err(storage(path))?, path, charter)
+    }
+
+    fn of(database: Database, path: &Path, charter: &Charter) -> Result<Self, RecordError> {
         let record = Self { path: path.to_path_buf(), database };
         record.bind(charter)?;
         Ok(record)
@@ -192,4 +207,103 @@ fn for_each(
 fn storage<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> RecordError {
     let path = path.to_path_buf();
     move |source| RecordError::Storage { path, source: Box::new(source.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::found::tests::charter_of;
+    use atoll_protocol::{Action, Domain, Keypair, Millis, Transaction};
+    use std::sync::Mutex;
+
+    /// A disk of so many bytes, which outlives the database on it.
+    #[derive(Debug, Clone)]
+    struct Disk {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        room: u64,
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.bytes.lock().unwrap().len() as u64)
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let (bytes, offset) = (self.bytes.lock().unwrap(), offset as usize);
+            out.copy_from_slice(bytes.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            if len > self.room {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.bytes.lock().unwrap().resize(len as usize, 0);
+            Ok(())
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let (mut bytes, offset) = (self.bytes.lock().unwrap(), offset as usize);
+            bytes.get_mut(offset..offset + data.len()).ok_or(io::ErrorKind::StorageFull)?.copy_from_slice(data);
+            Ok(())
+        }
+    }
+
+    fn open(disk: &Disk, charter: &Charter) -> Result<Record, RecordError> {
+        let database = redb::Builder::new().create_with_backend(disk.clone()).map_err(storage(Path::new("disk")))?;
+        Record::of(database, Path::new("disk"), charter)
+    }
+
+    /// A join and a leave by turns: a chain as long as one likes.
+    fn next(state: &State, key: &Keypair) -> (Block, State) {
+        let sequence = state.core().peers.get(&key.peer()).map_or(0, |peer| peer.joins);
+        let action = match state.active().is_empty() {
+            true => Action::Join { sequence },
+            false => Action::Leave { sequence },
+        };
+        let genesis = state.core().genesis;
+        state.draft(Millis(0), [key.sign(Domain::Transaction, Transaction { genesis, action })])
+    }
+
+    #[test]
+    fn a_full_disk_is_said_clearly_and_loses_nothing() {
+        let key = Keypair::from_seed(&[1; 32]);
+        let charter = Arc::new(charter_of(&[key.peer()]));
+        let disk = Disk { bytes: Arc::default(), room: 6 << 20 };
+        let record = open(&disk, &charter).unwrap();
+        let mut state = State::genesis(charter.clone());
+        let certificate = vec![7; 60_000];
+        let error = loop {
+            let (block, after) = next(&state, &key);
+            match record.append(&block, Some(&certificate)) {
+                Ok(()) => state = after,
+                Err(error) => break error.to_string(),
+            }
+            assert!(state.height().0 < 10_000, "the disk never fills");
+        };
+        assert!(error.contains("The disk is full"), "{error}");
+        assert!(state.height().0 > 10, "only {} blocks fit", state.height());
+        drop(record);
+        let larger = Disk { room: 64 << 20, ..disk };
+        let record = open(&larger, &charter).unwrap();
+        assert_eq!(record.replay(&charter, |_, _| {}).unwrap(), state);
+        let (block, after) = next(&state, &key);
+        record.append(&block, None).unwrap();
+        assert_eq!(record.replay(&charter, |_, _| {}).unwrap(), after);
+    }
+
+    #[test]
+    fn a_ledger_of_another_run_is_refused_and_stays() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ledger.redb");
+        let key = Keypair::from_seed(&[1; 32]);
+        let charter = Arc::new(charter_of(&[key.peer()]));
+        let record = Record::open(&path, &charter).unwrap();
+        let (block, after) = next(&State::genesis(charter.clone()), &key);
+        record.append(&block, None).unwrap();
+        drop(record);
+        let other = Charter { seed: charter.seed + 1, ..Charter::clone(&charter) };
+        assert!(matches!(Record::open(&path, &other), Err(RecordError::OtherRun(_))));
+        assert_eq!(Record::open(&path, &charter).unwrap().replay(&charter, |_, _| {}).unwrap(), after);
+    }
 }

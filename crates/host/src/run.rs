@@ -337,24 +337,33 @@ impl<T: FnMut(&Value)> Running<T> {
         Ok(Dataset::open(&manifest, |hash| shards.remove(hash).map(Vec::from))?)
     }
 
-    /// The newest θ that is here: the ledger's, or the initial one.
+    /// The newest θ that is here: the ledger's, the one before its last merge, or the initial one.
     async fn theta(&self, state: &State) -> anyhow::Result<(OuterState, Roots)> {
         let (charter, layout) = (&self.charter, Layout::of(&self.charter.model));
-        let roots = state.core().roots;
-        if roots.theta != charter.model.theta && self.blobs.has(&roots.theta).await? {
-            let theta = self.blobs.read(&roots.theta).await?;
-            match roots.momentum {
-                None => return Ok((state_of(charter, &layout, &theta, None)?, roots)),
-                Some(momentum) if self.blobs.has(&momentum).await? => {
-                    let momentum = self.blobs.read(&momentum).await?;
-                    return Ok((state_of(charter, &layout, &theta, Some(&momentum))?, roots));
-                }
-                Some(_) => {}
+        let first = State::genesis(charter.clone()).core().roots;
+        let core = state.core();
+        let before = core.last_merge.as_ref().map(|last| last.base);
+        for roots in [Some(core.roots), before].into_iter().flatten().filter(|roots| *roots != first) {
+            if let Some(stored) = self.stored(&layout, roots).await? {
+                return Ok((stored, roots));
             }
         }
         let initial = self.initial_theta().await?;
-        let first = State::genesis(self.charter.clone()).core().roots;
         Ok((state_of(charter, &layout, &initial, None)?, first))
+    }
+
+    /// θ and momentum with these roots, if both are on this disk.
+    async fn stored(&self, layout: &Layout, roots: Roots) -> anyhow::Result<Option<OuterState>> {
+        if !self.blobs.has(&roots.theta).await? {
+            return Ok(None);
+        }
+        let theta = self.blobs.read(&roots.theta).await?;
+        let momentum = match roots.momentum {
+            Some(root) if !self.blobs.has(&root).await? => return Ok(None),
+            Some(root) => Some(self.blobs.read(&root).await?),
+            None => None,
+        };
+        Ok(Some(state_of(&self.charter, layout, &theta, momentum.as_deref())?))
     }
 
     /// θ⁰: computed if the charter's is the one that its seed gives, else a blob of the run.

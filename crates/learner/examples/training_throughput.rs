@@ -1,4 +1,4 @@
-//! Tokens per second of training on this machine: `cargo run --release --example throughput [steps]`.
+//! Tokens per second of training on this machine: `cargo run --release --example training_throughput [steps]`.
 //! Set `RAYON_NUM_THREADS=1` for one thread.
 
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init};
