@@ -124,10 +124,19 @@ fn native(hash: &Hash) -> iroh_blobs::Hash {
 impl Blobs {
     /// Opens the store in `folder`, or makes it.
     pub async fn open(folder: &Folder) -> Result<Self, BlobsError> {
+        Self::open_collecting(folder, Some(COLLECT_EVERY)).await
+    }
+
+    /// Opens the store for a short while: nothing is collected.
+    pub async fn open_briefly(folder: &Folder) -> Result<Self, BlobsError> {
+        Self::open_collecting(folder, None).await
+    }
+
+    async fn open_collecting(folder: &Folder, interval: Option<Duration>) -> Result<Self, BlobsError> {
         let root = folder.blobs();
         let mut options = Options::new(&root);
         options.inline = InlineOptions::NO_INLINE;
-        options.gc = Some(GcConfig { interval: COLLECT_EVERY, add_protected: None });
+        options.gc = interval.map(|interval| GcConfig { interval, add_protected: None });
         let store = FsStore::load_with_opts(root.join("blobs.db"), options).await.map_err(store_error)?;
         Ok(Self { store })
     }
@@ -233,7 +242,7 @@ impl Blobs {
         Ok(tags.count().await)
     }
 
-    /// Writes everything out and closes the store.
+    /// Writes everything out and closes the store. A running node's store is closed with its network.
     pub async fn shutdown(&self) -> Result<(), BlobsError> {
         self.store.shutdown().await.map_err(store_error)
     }
@@ -269,4 +278,35 @@ pub fn gate(members: BTreeSet<PeerId>) -> EventSender {
         }
     });
     sender
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn old_rounds_are_collected_and_the_rest_stays() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temporary.path());
+        let blobs = Blobs::open_collecting(&folder, Some(Duration::from_millis(50))).await.unwrap();
+        let mut hashes = Vec::new();
+        for round in 0..4u32 {
+            let bytes = |kind: u8| vec![kind + round as u8; 30_000];
+            hashes.push(blobs.add(bytes(0), &Keep::Theta(Round(round))).await.unwrap());
+            hashes.push(blobs.add(bytes(100), &Keep::Contribution(Round(round), PeerId([1; 32]))).await.unwrap());
+        }
+        let corpus = blobs.add(vec![9; 30_000], &Keep::Run("shard")).await.unwrap();
+        blobs.collect(Round(2)).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while hashes[..4].iter().any(|hash| folder.blob(hash).exists()) {
+            assert!(Instant::now() < deadline, "old blobs are still there after a minute");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for hash in hashes[4..].iter().chain([&corpus]) {
+            assert_eq!(Hash::of_blob(&blobs.read(hash).await.unwrap()), *hash);
+            assert_eq!(Hash::of_blob(&std::fs::read(folder.blob(hash)).unwrap()), *hash);
+        }
+        blobs.shutdown().await.unwrap();
+    }
 }

@@ -118,7 +118,7 @@ pub fn install_charter(folder: &Folder, charter: &Charter) -> anyhow::Result<()>
 
 /// Puts the run's first blobs into a member's store, so that the others can fetch them.
 pub async fn install_blobs(folder: &Folder, blobs: Vec<(Vec<u8>, Keep)>) -> anyhow::Result<()> {
-    let store = Blobs::open(folder).await?;
+    let store = Blobs::open_briefly(folder).await?;
     for (bytes, keep) in blobs {
         store.add(bytes, &keep).await?;
     }

@@ -89,6 +89,10 @@ pub struct Record {
 impl Record {
     /// Opens the file, or makes it; refuses one of another run.
     pub fn open(path: &Path, charter: &Charter) -> Result<Self, RecordError> {
+        // opening for writing changes the file, so look first; what cannot be read so is judged after
+        if path.exists() && genesis_of(path).is_ok_and(|bound| bound.is_some_and(|bound| bound != charter.genesis().0)) {
+            return Err(RecordError::OtherRun(path.to_path_buf()));
+        }
         Self::of(Database::create(path).map_err(storage(path))?, path, charter)
     }
 

@@ -147,7 +147,7 @@ impl<T: FnMut(&Value)> Running<T> {
         mut self,
         past: Past,
         finals: mpsc::Receiver<Finalized>,
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         self.log.tell(&json!({
             "event": "started",
@@ -157,16 +157,12 @@ impl<T: FnMut(&Value)> Running<T> {
             "height": past.state.height().0,
             "listens": self.network.listens(),
         }));
-        let outcome = tokio::select! {
-            outcome = self.work(past, finals, stop.clone()) => outcome,
-            _ = stop.wait_for(|stop| *stop) => Ok(()), // stopped while still fetching data
-        };
+        let outcome = self.work(past, finals, stop).await;
         let (sent, received) = self.network.traffic();
         self.log.tell(&json!({ "event": "stopped", "sent": sent, "received": received }));
         self.consensus.stop().await;
-        let written = self.blobs.shutdown().await;
-        self.network.shutdown().await;
-        outcome.and(written.map_err(Into::into))
+        self.network.shutdown().await; // and with it the blob store, which is a protocol of the router
+        outcome
     }
 
     async fn work(
@@ -177,7 +173,11 @@ impl<T: FnMut(&Value)> Running<T> {
     ) -> anyhow::Result<()> {
         let (reports_in, mut reports) = mpsc::unbounded_channel();
         let (inputs_in, mut inputs) = mpsc::unbounded_channel();
-        let (mut node, trainer, first_orders) = self.prepare(past, reports_in).await?;
+        let prepared = tokio::select! {
+            prepared = self.prepare(past, reports_in) => prepared?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let (mut node, trainer, first_orders) = prepared;
         let agreed = (node.state().round().number, node.state().core().roots);
         let mut world = World::new(
             self.charter.clone(),

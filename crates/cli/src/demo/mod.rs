@@ -27,7 +27,7 @@ use view::View;
 
 pub(crate) const PEERS: u32 = 4;
 pub(crate) const ROUNDS: u32 = 10;
-pub(crate) const INNER_STEPS: u32 = 12;
+pub(crate) const INNER_STEPS: u32 = 20;
 /// No node says anything for this long: something is wrong.
 const SILENCE: Duration = Duration::from_secs(120);
 
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// How many rounds [default: 10]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: Option<u32>,
-    /// Inner steps per round [default: 12]
+    /// Inner steps per round [default: 20]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     inner_steps: Option<u32>,
     /// Text file, folder, JSONL (`text` field) or Parquet (`text` column); Atoll's own sources if not given

@@ -12,7 +12,7 @@ use atoll_learner::{
 };
 use atoll_ledger::{Outcome, Roots, RoundRecord, State};
 use atoll_outer::{OuterState, theta_bytes};
-use atoll_protocol::{Charter, Hash, Layout, Round};
+use atoll_protocol::{Charter, Hash, Height, Layout, Round};
 use bytes::Bytes;
 use std::{collections::BTreeSet, fs, sync::Arc};
 
@@ -28,13 +28,17 @@ struct Replay<'a> {
 
 /// Checks the corpus, then walks through the rounds.
 pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, report: &mut FolderReport) {
-    if let Err(error) = check_corpus(folder, charter) {
-        report.problem(format!("{}: corpus", folder.path().display()), format!("{error:#}"));
+    // a node takes its first block when it has fetched the corpus, not before
+    let fetching = report.height == Height(0);
+    match check_corpus(folder, charter) {
+        Err(error) if fetching => report.notes.push(format!("stopped before the corpus was fetched: {error:#}")),
+        Err(error) => report.problem(format!("{}: corpus", folder.path().display()), format!("{error:#}")),
+        Ok(()) => {}
     }
     let layout = Layout::of(&charter.model);
     let tokenizer = blob(folder, &charter.model.tokenizer);
     let tokenizer = tokenizer.and_then(|bytes| Tokenizer::from_bytes(&bytes).ok());
-    if tokenizer.is_none() {
+    if tokenizer.is_none() && !fetching {
         report.problem(folder.blob(&charter.model.tokenizer).display(), "the tokenizer is missing or damaged");
     }
     let roots = State::genesis(charter.clone()).core().roots;
