@@ -12,12 +12,18 @@ const ENDINGS: [&str; 4] = ["rs", "md", "py", "toml"];
 
 fn main() -> io::Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("../..");
-    let mut paths: Vec<PathBuf> = FILES.iter().map(|name| root.join(name)).filter(|path| path.is_file()).collect();
+    let mut paths: Vec<PathBuf> = FILES
+        .iter()
+        .map(|name| root.join(name))
+        .filter(|path| path.is_file())
+        .collect();
     for folder in FOLDERS.iter().map(|name| root.join(name)).filter(|path| path.is_dir()) {
         println!("cargo:rerun-if-changed={}", folder.display());
         walk(&folder, &mut paths)?;
     }
-    FILES.iter().for_each(|name| println!("cargo:rerun-if-changed={}", root.join(name).display()));
+    FILES
+        .iter()
+        .for_each(|name| println!("cargo:rerun-if-changed={}", root.join(name).display()));
     let mut named: Vec<(String, PathBuf)> = paths.into_iter().map(|path| (name(&root, &path), path)).collect();
     named.sort();
     let mut packed = String::new();
@@ -31,7 +37,11 @@ fn main() -> io::Result<()> {
 
 fn name(root: &Path, path: &Path) -> String {
     let relative = path.strip_prefix(root).unwrap_or(path);
-    relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+    relative
+        .iter()
+        .map(|part| part.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {

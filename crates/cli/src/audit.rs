@@ -27,7 +27,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         true => println!("{}", report.to_json()),
         false => print(&report),
     }
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Audits with a line of progress, where somebody watches.
@@ -60,7 +64,15 @@ pub(crate) fn print(report: &Report) {
 }
 
 fn print_folder(folder: &FolderReport) {
-    println!("{} ({})", folder.path.display(), if folder.node.is_empty() { "unknown node" } else { &folder.node });
+    println!(
+        "{} ({})",
+        folder.path.display(),
+        if folder.node.is_empty() {
+            "unknown node"
+        } else {
+            &folder.node
+        }
+    );
     if let (Some(genesis), Some(theta)) = (folder.genesis, folder.theta) {
         println!("  genesis       {genesis}");
         println!(
@@ -81,10 +93,17 @@ fn print_folder(folder: &FolderReport) {
                 n => format!("; {n} older than the charter keeps"),
             }
         );
-        println!("  blobs         {} ({}) hashed", folder.blobs, size(folder.blob_bytes as f64));
+        println!(
+            "  blobs         {} ({}) hashed",
+            folder.blobs,
+            size(folder.blob_bytes as f64)
+        );
         println!("  checkpoints   {} compared with θ", folder.checkpoints.len());
         println!("  θ             {theta}");
     }
-    println!("  seal          {}", if folder.sealed { "every file compared" } else { "none" });
+    println!(
+        "  seal          {}",
+        if folder.sealed { "every file compared" } else { "none" }
+    );
     folder.notes.iter().for_each(|note| println!("  note          {note}"));
 }

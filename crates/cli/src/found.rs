@@ -39,7 +39,10 @@ pub(crate) fn init(arguments: &InitArguments) -> anyhow::Result<ExitCode> {
         found::install_charter(&folder, &charter_file::read(path)?)?;
     }
     match arguments.json {
-        true => println!("{}", json!({ "folder": folder.path().display().to_string(), "key": keypair.peer().to_string() })),
+        true => println!(
+            "{}",
+            json!({ "folder": folder.path().display().to_string(), "key": keypair.peer().to_string() })
+        ),
         false => println!(
             "{}\nThis is the node's public key: give it to the founder of a run. The secret is in {}; back it up.",
             keypair.peer(),
@@ -95,7 +98,10 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
         anyhow::bail!("the folder's own key {} is not among the members", keypair.peer());
     }
     if folder.charter().exists() {
-        anyhow::bail!("{} exists; a folder is for one run, and it was left as it is", folder.charter().display());
+        anyhow::bail!(
+            "{} exists; a folder is for one run, and it was left as it is",
+            folder.charter().display()
+        );
     }
     let mut plan = Plan::small(&arguments.name, arguments.rounds, arguments.inner_steps);
     plan.licence.clone_from(&arguments.licence);
@@ -106,7 +112,10 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
     found::install_charter(&folder, &charter)?;
     let path = folder.charter().display().to_string();
     match arguments.json {
-        true => println!("{}", json!({ "charter": path, "genesis": charter.genesis().to_string(), "train_tokens": tokens })),
+        true => println!(
+            "{}",
+            json!({ "charter": path, "genesis": charter.genesis().to_string(), "train_tokens": tokens })
+        ),
         false => println!(
             "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
             charter.genesis(),

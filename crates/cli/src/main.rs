@@ -43,17 +43,16 @@ enum Command {
     Status(status::Arguments),
 }
 
-/// Errors, without those that the libraries log at every clean end: a store closed twice, a closed mailbox.
-const DEFAULT_LOG: &str =
-    "error,iroh_blobs::net_protocol=off,commonware_resolver::p2p::engine=off,commonware_broadcast::buffered::engine=off";
-
 /// What libraries log is for developers: ATOLL_LOG=debug shows it.
 const LOG: &str = "off,atoll=warn,atoll_host=warn,atoll_consensus=warn";
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ATOLL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let done = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => found::init(&arguments),
@@ -116,7 +115,10 @@ mod tests {
 
     #[test]
     fn numbers_for_people() {
-        assert_eq!([grouped(7), grouped(1234), grouped(1234567)], ["7", "1,234", "1,234,567"]);
+        assert_eq!(
+            [grouped(7), grouped(1234), grouped(1234567)],
+            ["7", "1,234", "1,234,567"]
+        );
         assert_eq!([size(999.0), size(1500.0), size(2.5e9)], ["999 B", "1.5 kB", "2.5 GB"]);
     }
 }

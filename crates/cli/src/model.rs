@@ -60,7 +60,10 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
     match arguments.json {
         true => {
             let path = checkpoint.path.display().to_string();
-            println!("{}", json!({ "checkpoint": path, "prompt": arguments.prompt, "text": text, "tokens": tokens }));
+            println!(
+                "{}",
+                json!({ "checkpoint": path, "prompt": arguments.prompt, "text": text, "tokens": tokens })
+            );
         }
         false => println!(),
     }
@@ -72,7 +75,9 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
 /// Each document is cut into windows of the model's context; every token but a document's first is
 /// predicted once.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  atoll eval atoll-demo --data README.md\n  atoll eval atoll-demo --data texts/ --json")]
+#[command(
+    after_help = "Examples:\n  atoll eval atoll-demo --data README.md\n  atoll eval atoll-demo --data texts/ --json"
+)]
 pub(crate) struct EvalArguments {
     /// A checkpoint, or a node's folder, or a folder of such folders (the newest checkpoint is used)
     dir: PathBuf,

@@ -45,7 +45,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     folder.expect_node()?;
     keep_settings(arguments, &folder)?;
     let json = arguments.json;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
         let on_signal = stop.clone();
@@ -88,7 +91,9 @@ fn keep_settings(arguments: &Arguments, folder: &Folder) -> anyhow::Result<()> {
     if let Some(bind) = arguments.bind {
         settings.bind = bind;
     }
-    settings.peers.extend(arguments.peers.iter().map(|(key, address)| (key.to_string(), *address)));
+    settings
+        .peers
+        .extend(arguments.peers.iter().map(|(key, address)| (key.to_string(), *address)));
     if known.as_ref() != Some(&settings) {
         settings.write(&path)?;
     }
@@ -103,10 +108,19 @@ fn tell(event: &Value) {
     let text = |key: &str| event[key].as_str().unwrap_or_default().to_string();
     let loss = |key: &str| event[key].as_f64().unwrap_or(f64::NAN);
     let said = match event["event"].as_str().unwrap_or_default() {
-        "started" => format!("{} is up at block {}, listening on {}", text("peer"), event["height"], event["listens"]),
+        "started" => format!(
+            "{} is up at block {}, listening on {}",
+            text("peer"),
+            event["height"],
+            event["listens"]
+        ),
         "joined" | "left" | "dormant" => format!("{} {}", text("peer"), text("event")),
         "excluded" => format!("{} is excluded: {}", text("peer"), text("reason")),
-        "round_opened" => format!("round {} opened with {} peers", event["round"], event["roster"].as_array().map_or(0, Vec::len)),
+        "round_opened" => format!(
+            "round {} opened with {} peers",
+            event["round"],
+            event["roster"].as_array().map_or(0, Vec::len)
+        ),
         "round" => format!(
             "round {} {}: train loss {:.4}, held-out before {:.4}, {} merged",
             event["round"],
@@ -115,10 +129,17 @@ fn tell(event: &Value) {
             loss("held_out_before"),
             event["merged"].as_array().map_or(0, Vec::len)
         ),
-        "checkpoint_recorded" => format!("checkpoint of round {} recorded, held-out loss {:.4}", event["round"], loss("held_out")),
+        "checkpoint_recorded" => format!(
+            "checkpoint of round {} recorded, held-out loss {:.4}",
+            event["round"],
+            loss("held_out")
+        ),
         "diverged" | "merge_failed" | "broken" => text("text"),
         "done" => "all rounds are done; Ctrl-C stops the node".into(),
-        "stopped" => format!("stopped; sent {} and received {} bytes", event["sent"], event["received"]),
+        "stopped" => format!(
+            "stopped; sent {} and received {} bytes",
+            event["sent"], event["received"]
+        ),
         _ => return,
     };
     let _ = writeln!(stdout(), "{said}");

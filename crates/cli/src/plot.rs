@@ -9,7 +9,9 @@ pub(crate) fn curve(values: &[f64]) -> String {
     if finite.len() < 2 {
         return String::new();
     }
-    let (low, high) = finite.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
+    let (low, high) = finite
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
     let span = (high - low).max(1e-9);
     let (columns, rows) = (WIDTH * 2, HEIGHT * 4);
     let mut cells = vec![[0u8; WIDTH]; HEIGHT];
@@ -28,7 +30,10 @@ pub(crate) fn curve(values: &[f64]) -> String {
     }
     let line = |(row, cells): (usize, &[u8; WIDTH])| {
         let value = high - span * row as f64 / (HEIGHT - 1) as f64;
-        let drawn: String = cells.iter().map(|cell| char::from_u32(0x2800 + u32::from(*cell)).unwrap_or(' ')).collect();
+        let drawn: String = cells
+            .iter()
+            .map(|cell| char::from_u32(0x2800 + u32::from(*cell)).unwrap_or(' '))
+            .collect();
         format!("{value:>8.3} ┤{}\n", drawn.trim_end_matches('\u{2800}'))
     };
     cells.iter().enumerate().map(line).collect()
@@ -53,7 +58,11 @@ mod tests {
         let text = curve(&[3.0, 2.0, 1.0]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), HEIGHT);
-        assert!(lines[0].starts_with("   3.000 ┤⠉") || lines[0].starts_with("   3.000 ┤⠑"), "{}", lines[0]);
+        assert!(
+            lines[0].starts_with("   3.000 ┤⠉") || lines[0].starts_with("   3.000 ┤⠑"),
+            "{}",
+            lines[0]
+        );
         assert!(lines[HEIGHT - 1].starts_with("   1.000 ┤"));
         assert!(lines[HEIGHT - 1].chars().count() > lines[0].chars().count());
     }

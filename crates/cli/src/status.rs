@@ -31,20 +31,38 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn print(value: &Value) {
     let text = |key: &str| value[key].as_str().unwrap_or("-").to_string();
     println!("{}  (genesis {})", text("name"), text("genesis"));
-    println!("  node        {}", if value["running"] == true { "running" } else { "stopped" });
+    println!(
+        "  node        {}",
+        if value["running"] == true { "running" } else { "stopped" }
+    );
     println!("  block       {}", value["height"]);
-    println!("  round       {} of {}, phase {}", value["round"], value["rounds"], text("phase"));
+    println!(
+        "  round       {} of {}, phase {}",
+        value["round"],
+        value["rounds"],
+        text("phase")
+    );
     println!(
         "  this round  {} in the roster, {} committed, {} revealed, {} checked, {} roots",
         value["roster"], value["committed"], value["revealed"], value["checked"], value["roots_posted"]
     );
     println!("  θ           {}", text("theta_root"));
     for peer in value["peers"].as_array().into_iter().flatten() {
-        let (name, standing) = (peer["name"].as_str().unwrap_or("-"), peer["standing"].as_str().unwrap_or("-"));
-        println!("  {name:<11} {standing}, merged in {} rounds, {} tokens", peer["rounds_merged"], peer["tokens"]);
+        let (name, standing) = (
+            peer["name"].as_str().unwrap_or("-"),
+            peer["standing"].as_str().unwrap_or("-"),
+        );
+        println!(
+            "  {name:<11} {standing}, merged in {} rounds, {} tokens",
+            peer["rounds_merged"], peer["tokens"]
+        );
     }
     if value["checkpoint"].is_object() {
-        let recorded = if value["checkpoint"]["recorded"].is_string() { "recorded" } else { "awaited" };
+        let recorded = if value["checkpoint"]["recorded"].is_string() {
+            "recorded"
+        } else {
+            "awaited"
+        };
         println!("  checkpoint  of round {}: {recorded}", value["checkpoint"]["round"]);
     }
     for round in value["last_rounds"].as_array().into_iter().flatten() {

@@ -136,8 +136,13 @@ impl Blobs {
         let root = folder.blobs();
         let mut options = Options::new(&root);
         options.inline = InlineOptions::NO_INLINE;
-        options.gc = interval.map(|interval| GcConfig { interval, add_protected: None });
-        let store = FsStore::load_with_opts(root.join("blobs.db"), options).await.map_err(store_error)?;
+        options.gc = interval.map(|interval| GcConfig {
+            interval,
+            add_protected: None,
+        });
+        let store = FsStore::load_with_opts(root.join("blobs.db"), options)
+            .await
+            .map_err(store_error)?;
         Ok(Self { store })
     }
 
@@ -150,7 +155,13 @@ impl Blobs {
     pub async fn add(&self, bytes: impl Into<Bytes>, keep: &Keep) -> Result<Hash, BlobsError> {
         let bytes = bytes.into();
         let hash = Hash::of_blob(&bytes);
-        let added = self.store.blobs().add_bytes(bytes).temp_tag().await.map_err(store_error)?;
+        let added = self
+            .store
+            .blobs()
+            .add_bytes(bytes)
+            .temp_tag()
+            .await
+            .map_err(store_error)?;
         debug_assert_eq!(added.hash().as_bytes(), hash.as_bytes());
         self.keep(&hash, keep).await?;
         Ok(hash)
@@ -158,8 +169,15 @@ impl Blobs {
 
     /// Keeps `hash`, which need not be here yet.
     pub async fn keep(&self, hash: &Hash, keep: &Keep) -> Result<(), BlobsError> {
-        let content = HashAndFormat { hash: native(hash), format: BlobFormat::Raw };
-        self.store.tags().set(keep.tag(hash), content).await.map_err(store_error)
+        let content = HashAndFormat {
+            hash: native(hash),
+            format: BlobFormat::Raw,
+        };
+        self.store
+            .tags()
+            .set(keep.tag(hash), content)
+            .await
+            .map_err(store_error)
     }
 
     /// Whether all of `hash` is here.
@@ -185,7 +203,10 @@ impl Blobs {
         let mut last = "no peer to ask".to_string();
         if !self.has(hash).await? {
             let me = endpoint.id();
-            let others = providers.iter().filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).filter(|id| *id != me);
+            let others = providers
+                .iter()
+                .filter_map(|peer| EndpointId::from_bytes(&peer.0).ok())
+                .filter(|id| *id != me);
             for provider in others {
                 match self.fetch_from(endpoint, hash, size, provider).await {
                     Ok(()) => break,
@@ -195,12 +216,20 @@ impl Blobs {
             }
         }
         if !self.has(hash).await? {
-            return Err(BlobsError::NotServed { hash: *hash, tried: providers.len(), last });
+            return Err(BlobsError::NotServed {
+                hash: *hash,
+                tried: providers.len(),
+                last,
+            });
         }
         let bytes = self.read(hash).await?;
         match size.allows(bytes.len() as u64) {
             true => Ok(bytes),
-            false => Err(BlobsError::Size { hash: *hash, got: bytes.len() as u64, allowed: size.to_string() }),
+            false => Err(BlobsError::Size {
+                hash: *hash,
+                got: bytes.len() as u64,
+                allowed: size.to_string(),
+            }),
         }
     }
 
@@ -213,16 +242,34 @@ impl Blobs {
         provider: EndpointId,
     ) -> Result<(), BlobsError> {
         let begin = async {
-            let connection = endpoint.connect(EndpointAddr::new(provider), iroh_blobs::ALPN).await.map_err(store_error)?;
-            let (bytes, _) = get_verified_size(&connection, &native(hash)).await.map_err(store_error)?;
+            let connection = endpoint
+                .connect(EndpointAddr::new(provider), iroh_blobs::ALPN)
+                .await
+                .map_err(store_error)?;
+            let (bytes, _) = get_verified_size(&connection, &native(hash))
+                .await
+                .map_err(store_error)?;
             Ok((connection, bytes))
         };
         let (connection, bytes) = within(PROVIDER_WAIT, begin).await?;
         if !size.allows(bytes) {
-            return Err(BlobsError::Size { hash: *hash, got: bytes, allowed: size.to_string() });
+            return Err(BlobsError::Size {
+                hash: *hash,
+                got: bytes,
+                allowed: size.to_string(),
+            });
         }
-        let content = HashAndFormat { hash: native(hash), format: BlobFormat::Raw };
-        let transfer = async { self.store.remote().fetch(connection, content).await.map_err(store_error) };
+        let content = HashAndFormat {
+            hash: native(hash),
+            format: BlobFormat::Raw,
+        };
+        let transfer = async {
+            self.store
+                .remote()
+                .fetch(connection, content)
+                .await
+                .map_err(store_error)
+        };
         let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
         within(limit, transfer).await.map(|_| ())
     }
@@ -248,10 +295,7 @@ impl Blobs {
     }
 }
 
-async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, BlobsError>>,
-) -> Result<T, BlobsError> {
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsError>>) -> Result<T, BlobsError> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
         Err(_) => Err(BlobsError::Store(format!("no answer within {} s", limit.as_secs()))),
@@ -289,12 +333,19 @@ mod tests {
     async fn old_rounds_are_collected_and_the_rest_stays() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::at(temporary.path());
-        let blobs = Blobs::open_collecting(&folder, Some(Duration::from_millis(50))).await.unwrap();
+        let blobs = Blobs::open_collecting(&folder, Some(Duration::from_millis(50)))
+            .await
+            .unwrap();
         let mut hashes = Vec::new();
         for round in 0..4u32 {
             let bytes = |kind: u8| vec![kind + round as u8; 30_000];
             hashes.push(blobs.add(bytes(0), &Keep::Theta(Round(round))).await.unwrap());
-            hashes.push(blobs.add(bytes(100), &Keep::Contribution(Round(round), PeerId([1; 32]))).await.unwrap());
+            hashes.push(
+                blobs
+                    .add(bytes(100), &Keep::Contribution(Round(round), PeerId([1; 32])))
+                    .await
+                    .unwrap(),
+            );
         }
         let corpus = blobs.add(vec![9; 30_000], &Keep::Run("shard")).await.unwrap();
         blobs.collect(Round(2)).await.unwrap();

@@ -136,22 +136,36 @@ struct Refused {
 
 /// Reads and validates the charter at `path`.
 pub fn read(path: &Path) -> Result<Charter, CharterFileError> {
-    let at_top = |message| CharterFileError { path: path.to_path_buf(), line: 1, message };
-    let bytes = crate::folder::read_limited(path, CHARTER_BYTES_MAX as u64).map_err(|error| at_top(error.to_string()))?;
+    let at_top = |message| CharterFileError {
+        path: path.to_path_buf(),
+        line: 1,
+        message,
+    };
+    let bytes =
+        crate::folder::read_limited(path, CHARTER_BYTES_MAX as u64).map_err(|error| at_top(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| at_top("the file is not UTF-8 text".into()))?;
     parse(path, &text)
 }
 
 /// Reads and validates a charter's text; `path` is for messages.
 pub fn parse(path: &Path, text: &str) -> Result<Charter, CharterFileError> {
-    let error = |line, message| CharterFileError { path: path.to_path_buf(), line, message };
+    let error = |line, message| CharterFileError {
+        path: path.to_path_buf(),
+        line,
+        message,
+    };
     let file: File = toml::from_str(text).map_err(|refused| {
         let start = refused.span().map_or(0, |span| span.start);
         error(line_at(text, start), refused.message().replace('\n', "; "))
     })?;
     let located = |refused: Refused| error(line_of(text, &refused.field), refused.message);
     let charter = file.into_charter().map_err(located)?;
-    charter.validate().map_err(|refused| located(Refused { message: refused.to_string(), field: refused.field }))?;
+    charter.validate().map_err(|refused| {
+        located(Refused {
+            message: refused.to_string(),
+            field: refused.field,
+        })
+    })?;
     Ok(charter)
 }
 
@@ -164,7 +178,9 @@ fn line_of(text: &str, field: &str) -> usize {
     let Ok(table) = DeTable::parse(text) else { return 1 };
     let (mut table, mut line) = (table.get_ref(), 1);
     for part in field.split('.') {
-        let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref() == part) else { break };
+        let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref() == part) else {
+            break;
+        };
         line = line_at(text, key.span().start);
         table = match value.get_ref() {
             DeValue::Table(inner) => inner,
@@ -193,13 +209,19 @@ fn real(nano: Nano) -> f64 {
 }
 
 fn id<T: std::str::FromStr<Err: ToString>>(field: &str, text: &str) -> Result<T, Refused> {
-    let refuse = |error: T::Err| Refused { field: field.into(), message: format!("{field}: {}", error.to_string()) };
+    let refuse = |error: T::Err| Refused {
+        field: field.into(),
+        message: format!("{field}: {}", error.to_string()),
+    };
     text.parse().map_err(refuse)
 }
 
 fn fraction(field: &str, text: &str) -> Result<Fraction, Refused> {
     let parts = text.split_once('/').and_then(|(numerator, denominator)| {
-        Some(Fraction { numerator: numerator.trim().parse().ok()?, denominator: denominator.trim().parse().ok()? })
+        Some(Fraction {
+            numerator: numerator.trim().parse().ok()?,
+            denominator: denominator.trim().parse().ok()?,
+        })
     });
     parts.ok_or_else(|| Refused {
         field: field.into(),
@@ -210,7 +232,10 @@ fn fraction(field: &str, text: &str) -> Result<Fraction, Refused> {
 impl File {
     fn into_charter(self) -> Result<Charter, Refused> {
         let members = self.members.into_iter().map(|member| {
-            Ok(Member { name: member.name, key: id::<PeerId>("members.key", &member.key)? })
+            Ok(Member {
+                name: member.name,
+                key: id::<PeerId>("members.key", &member.key)?,
+            })
         });
         let mut members = members.collect::<Result<Vec<_>, Refused>>()?;
         members.sort_by_key(|member| member.key);
@@ -219,7 +244,9 @@ impl File {
             name: self.name,
             seed: self.seed,
             model: self.model.into_model()?,
-            data: Data { manifest: id::<Hash>("data.manifest", &self.data.manifest)? },
+            data: Data {
+                manifest: id::<Hash>("data.manifest", &self.data.manifest)?,
+            },
             round: self.round.into_rules()?,
             inner: self.inner.into_optimizer()?,
             outer: self.outer.into_optimizer()?,
@@ -291,7 +318,9 @@ impl InnerTable {
 impl OuterTable {
     fn into_optimizer(self) -> Result<OuterOptimizer, Refused> {
         Ok(match self {
-            Self::Sgd { lr } => OuterOptimizer::Sgd { lr: nano("outer.lr", lr)? },
+            Self::Sgd { lr } => OuterOptimizer::Sgd {
+                lr: nano("outer.lr", lr)?,
+            },
             Self::Nesterov { lr, momentum } => OuterOptimizer::Nesterov {
                 lr: nano("outer.lr", lr)?,
                 momentum: nano("outer.momentum", momentum)?,
@@ -304,8 +333,13 @@ impl CodecTable {
     fn into_codec(self) -> Result<Codec, Refused> {
         Ok(match self {
             Self::Dense {} => Codec::Dense,
-            Self::Int4 { feedback } => Codec::Int4 { feedback: nano("codec.feedback", feedback)? },
-            Self::Sparse { k, feedback } => Codec::Sparse { k, feedback: nano("codec.feedback", feedback)? },
+            Self::Int4 { feedback } => Codec::Int4 {
+                feedback: nano("codec.feedback", feedback)?,
+            },
+            Self::Sparse { k, feedback } => Codec::Sparse {
+                k,
+                feedback: nano("codec.feedback", feedback)?,
+            },
         })
     }
 }
@@ -332,7 +366,9 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
             theta: model.theta.to_string(),
             tokenizer: model.tokenizer.to_string(),
         },
-        data: DataTable { manifest: charter.data.manifest.to_string() },
+        data: DataTable {
+            manifest: charter.data.manifest.to_string(),
+        },
         round: RoundTable {
             rounds: round.rounds,
             inner_steps: round.inner_steps.0,
@@ -357,14 +393,20 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
         },
         outer: match &charter.outer {
             OuterOptimizer::Sgd { lr } => OuterTable::Sgd { lr: real(*lr) },
-            OuterOptimizer::Nesterov { lr, momentum } => {
-                OuterTable::Nesterov { lr: real(*lr), momentum: real(*momentum) }
-            }
+            OuterOptimizer::Nesterov { lr, momentum } => OuterTable::Nesterov {
+                lr: real(*lr),
+                momentum: real(*momentum),
+            },
         },
         codec: match &charter.codec {
             Codec::Dense => CodecTable::Dense {},
-            Codec::Int4 { feedback } => CodecTable::Int4 { feedback: real(*feedback) },
-            Codec::Sparse { k, feedback } => CodecTable::Sparse { k: *k, feedback: real(*feedback) },
+            Codec::Int4 { feedback } => CodecTable::Int4 {
+                feedback: real(*feedback),
+            },
+            Codec::Sparse { k, feedback } => CodecTable::Sparse {
+                k: *k,
+                feedback: real(*feedback),
+            },
         },
         deadlines: DeadlinesTable {
             grace_ms: charter.deadlines.grace.0,
@@ -376,7 +418,10 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
         members: charter
             .members
             .iter()
-            .map(|member| MemberTable { name: member.name.clone(), key: member.key.to_string() })
+            .map(|member| MemberTable {
+                name: member.name.clone(),
+                key: member.key.to_string(),
+            })
             .collect(),
     };
     let head = format!(
@@ -399,7 +444,9 @@ mod tests {
     fn refused(from: &str, to: &str) -> String {
         let text = text();
         assert!(text.contains(from), "{from} is not in\n{text}");
-        parse(Path::new("charter.toml"), &text.replacen(from, to, 1)).unwrap_err().to_string()
+        parse(Path::new("charter.toml"), &text.replacen(from, to, 1))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -412,20 +459,53 @@ mod tests {
     fn refusals_name_line_value_and_what_is_allowed() {
         let line = |field: &str| 1 + text().lines().position(|line| line.starts_with(field)).unwrap();
         let table = [
-            ("batch = 8", "batch = 0", "batch", "round.batch = 0: from 1 to 65536 is allowed"),
+            (
+                "batch = 8",
+                "batch = 0",
+                "batch",
+                "round.batch = 0: from 1 to 65536 is allowed",
+            ),
             ("batch = 8", "batches = 8", "batch", "unknown field `batches`"),
-            ("lr = 0.006", "lr = 7.5", "lr", "inner.lr = 7.5: from 0.000000001 to 1 is allowed"),
-            ("lr = 0.006", "lr = -1.0", "lr", "inner.lr = -1: from 0 to 1000000 is allowed"),
-            ("quorum = \"2/3\"", "quorum = \"1/2\"", "quorum", "round.quorum = 1/2: more than 1/2"),
-            ("quorum = \"2/3\"", "quorum = \"most\"", "quorum", "a fraction such as \"2/3\" is needed"),
+            (
+                "lr = 0.006",
+                "lr = 7.5",
+                "lr",
+                "inner.lr = 7.5: from 0.000000001 to 1 is allowed",
+            ),
+            (
+                "lr = 0.006",
+                "lr = -1.0",
+                "lr",
+                "inner.lr = -1: from 0 to 1000000 is allowed",
+            ),
+            (
+                "quorum = \"2/3\"",
+                "quorum = \"1/2\"",
+                "quorum",
+                "round.quorum = 1/2: more than 1/2",
+            ),
+            (
+                "quorum = \"2/3\"",
+                "quorum = \"most\"",
+                "quorum",
+                "a fraction such as \"2/3\" is needed",
+            ),
             ("kind = \"int4\"", "kind = \"zip\"", "", "unknown variant `zip`"),
-            ("heartbeat_ms = 60000", "heartbeat_ms = 1", "heartbeat_ms", "deadlines.heartbeat_ms = 1: from 1000"),
+            (
+                "heartbeat_ms = 60000",
+                "heartbeat_ms = 1",
+                "heartbeat_ms",
+                "deadlines.heartbeat_ms = 1: from 1000",
+            ),
         ];
         for (from, to, field, expected) in table {
             let message = refused(from, to);
             assert!(message.contains(expected), "{message}");
             if !field.is_empty() {
-                assert!(message.starts_with(&format!("charter.toml:{}: ", line(field))), "{message}");
+                assert!(
+                    message.starts_with(&format!("charter.toml:{}: ", line(field))),
+                    "{message}"
+                );
             }
         }
     }

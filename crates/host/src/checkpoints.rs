@@ -43,22 +43,34 @@ pub fn find(path: &Path) -> anyhow::Result<PathBuf> {
         return Ok(path.to_path_buf());
     }
     let folders = node_folders(path);
-    let found = folders.iter().flat_map(|folder| fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten());
-    let complete = found.map(|entry| entry.path()).filter(|path| path.join("config.json").is_file());
+    let found = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten());
+    let complete = found
+        .map(|entry| entry.path())
+        .filter(|path| path.join("config.json").is_file());
     // the names end in the round's number, so the greatest name is the newest checkpoint
     let newest = complete.max_by_key(|path| path.file_name().map(|name| name.to_os_string()));
     newest.with_context(|| {
-        format!("{} holds no checkpoint yet; one is written when a run is done, see `atoll status`", path.display())
+        format!(
+            "{} holds no checkpoint yet; one is written when a run is done, see `atoll status`",
+            path.display()
+        )
     })
 }
 
 /// Reads the checkpoint that `path` means.
 pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let path = find(path)?;
-    let imported = checkpoint::import(&path).with_context(|| format!("cannot read the checkpoint {}", path.display()))?;
+    let imported =
+        checkpoint::import(&path).with_context(|| format!("cannot read the checkpoint {}", path.display()))?;
     let mut learner = BurnLearner::new(&imported.model, &unused_optimizer(), DeviceChoice::default())?;
     learner.write(&imported.theta)?;
-    Ok(Opened { path, learner, tokenizer: imported.tokenizer })
+    Ok(Opened {
+        path,
+        learner,
+        tokenizer: imported.tokenizer,
+    })
 }
 
 /// A learner has an optimizer, which is not used here.
@@ -115,7 +127,9 @@ impl Opened {
         let corpus = ingest(data)?;
         let (mut nats, mut tokens) = (0.0, 0u64);
         for document in &corpus.documents {
-            let Ok(report) = evaluate_text(&mut self.learner, &self.tokenizer, &document.text) else { continue };
+            let Ok(report) = evaluate_text(&mut self.learner, &self.tokenizer, &document.text) else {
+                continue;
+            };
             nats += report.nats_per_token * report.tokens as f64;
             tokens += report.tokens;
         }
@@ -123,6 +137,10 @@ impl Opened {
             bail!("{} has no text of at least two tokens", data.display());
         }
         let nats_per_token = nats / tokens as f64;
-        Ok(EvalReport { nats_per_token, perplexity: nats_per_token.exp(), tokens })
+        Ok(EvalReport {
+            nats_per_token,
+            perplexity: nats_per_token.exp(),
+            tokens,
+        })
     }
 }

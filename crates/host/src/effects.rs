@@ -79,7 +79,13 @@ impl World {
         let layout = Arc::new(Layout::of(&charter.model));
         let (genesis, me) = (charter.genesis(), keypair.peer());
         Ok(Self {
-            source: Source { charter, layout, me, blobs, endpoint },
+            source: Source {
+                charter,
+                layout,
+                me,
+                blobs,
+                endpoint,
+            },
             keypair,
             genesis,
             consensus,
@@ -148,8 +154,14 @@ impl World {
 
     fn submit(&mut self, action: Action) {
         let kind = action.kind();
-        let transaction = Transaction { genesis: self.genesis, action };
-        if let Err(error) = self.consensus.submit(self.keypair.sign(Domain::Transaction, transaction)) {
+        let transaction = Transaction {
+            genesis: self.genesis,
+            action,
+        };
+        if let Err(error) = self
+            .consensus
+            .submit(self.keypair.sign(Domain::Transaction, transaction))
+        {
             tracing::warn!("the {kind} was not taken: {error}");
         }
     }
@@ -175,7 +187,10 @@ impl World {
                     let _ = orders.send(Order::Merge(round, plan, blobs));
                 }
                 Err(error) => {
-                    let _ = inputs.send(Input::MergeFailed { round, reason: error.to_string() });
+                    let _ = inputs.send(Input::MergeFailed {
+                        round,
+                        reason: error.to_string(),
+                    });
                 }
             }
         });
@@ -215,7 +230,9 @@ impl World {
 impl Source {
     /// Who might have a blob of `peer`'s: the peer first, then everyone.
     fn providers(&self, first: PeerId) -> Vec<PeerId> {
-        std::iter::once(first).chain(self.charter.keys().filter(|key| *key != first)).collect()
+        std::iter::once(first)
+            .chain(self.charter.keys().filter(|key| *key != first))
+            .collect()
     }
 
     /// Fetches a revealed blob and reads it: may it be merged?
@@ -228,7 +245,11 @@ impl Source {
         let keep = Keep::Contribution(reveal.round, peer);
         let providers = self.providers(peer);
         let bytes = loop {
-            match self.blobs.fetch(&self.endpoint, &reveal.blob, size, &providers, &keep).await {
+            match self
+                .blobs
+                .fetch(&self.endpoint, &reveal.blob, size, &providers, &keep)
+                .await
+            {
                 Ok(bytes) => break bytes,
                 Err(BlobsError::Size { .. }) => return Err(CheckReason::WrongSize),
                 // the machine's own timer decides when a blob counts as missing
@@ -250,7 +271,11 @@ impl Source {
         for entry in plan {
             let keep = Keep::Contribution(round, entry.peer);
             let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers(entry.peer));
-            blobs.push(self.blobs.fetch(&self.endpoint, &entry.blob, size, &providers, &keep).await?);
+            blobs.push(
+                self.blobs
+                    .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
+                    .await?,
+            );
         }
         Ok(blobs)
     }

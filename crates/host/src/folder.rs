@@ -138,7 +138,10 @@ impl Folder {
     pub fn expect_node(&self) -> Result<(), FolderError> {
         for (file, missing) in [(self.key(), "key"), (self.charter(), "charter.toml")] {
             if !file.is_file() {
-                return Err(FolderError::NotANode { path: self.0.clone(), missing });
+                return Err(FolderError::NotANode {
+                    path: self.0.clone(),
+                    missing,
+                });
             }
         }
         Ok(())
@@ -152,7 +155,11 @@ impl Folder {
         match file.try_lock() {
             Ok(()) => Ok(FolderLock { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(FolderError::InUse(self.0.clone())),
-            Err(fs::TryLockError::Error(source)) => Err(FolderError::Io { what: "lock", path, source }),
+            Err(fs::TryLockError::Error(source)) => Err(FolderError::Io {
+                what: "lock",
+                path,
+                source,
+            }),
         }
     }
 }
@@ -178,7 +185,11 @@ fn write_whole_with(path: &Path, bytes: &[u8], options: &OpenOptions) -> Result<
     });
     if let Err(source) = written {
         let _ = fs::remove_file(&temporary); // what is half written is of no use
-        return Err(FolderError::Io { what: "write", path: path.to_path_buf(), source });
+        return Err(FolderError::Io {
+            what: "write",
+            path: path.to_path_buf(),
+            source,
+        });
     }
     fs::rename(&temporary, path).map_err(FolderError::io("write", path))?;
     sync_parent(path)
@@ -191,14 +202,18 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path).map_err(FolderError::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FolderError::io("write", path))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(FolderError::io("write", path))?;
     sync_parent(path)
 }
 
 fn sync_parent(path: &Path) -> Result<(), FolderError> {
     #[cfg(unix)]
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        File::open(parent).and_then(|folder| folder.sync_all()).map_err(FolderError::io("sync", parent))?;
+        File::open(parent)
+            .and_then(|folder| folder.sync_all())
+            .map_err(FolderError::io("sync", parent))?;
     }
     Ok(())
 }
@@ -213,7 +228,11 @@ pub fn read_limited(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FolderError>
     let length = fs::metadata(path).map_err(FolderError::io("read", path))?.len();
     if length > bytes_max {
         let source = io::Error::other(format!("{length} bytes; at most {bytes_max} are allowed"));
-        return Err(FolderError::Io { what: "read", path: path.to_path_buf(), source });
+        return Err(FolderError::Io {
+            what: "read",
+            path: path.to_path_buf(),
+            source,
+        });
     }
     fs::read(path).map_err(FolderError::io("read", path))
 }
@@ -251,7 +270,12 @@ mod tests {
     fn a_full_disk_is_named_and_the_old_file_stays() {
         let full = write_whole_with(Path::new("/dev/full"), b"x", OpenOptions::new().write(true));
         assert!(full.is_err(), "/dev/full.new cannot be made");
-        let error = File::options().write(true).open("/dev/full").unwrap().write_all(b"x").unwrap_err();
+        let error = File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+            .write_all(b"x")
+            .unwrap_err();
         let text = FolderError::io("write", Path::new("ledger"))(error).to_string();
         assert!(text.contains("The disk is full"), "{text}");
     }

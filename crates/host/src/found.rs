@@ -8,8 +8,8 @@ use crate::{
     network::Settings,
 };
 use anyhow::{Context as _, bail};
-use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 pub use atoll_learner::data::{Corpus, ingest};
+use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 use atoll_outer::theta_bytes;
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Round,
@@ -59,7 +59,11 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
     let tokenizer = Tokenizer::train(corpus, plan.vocab_max)?;
     let built = build(corpus, &tokenizer, plan.licence.as_deref())?;
     let manifest = built.manifest.to_bytes()?;
-    let mut model = Model { vocab: tokenizer.vocab(), tokenizer: tokenizer.hash(), ..plan.model };
+    let mut model = Model {
+        vocab: tokenizer.vocab(),
+        tokenizer: tokenizer.hash(),
+        ..plan.model
+    };
     let theta = theta_bytes(&atoll_learner::init(&model, plan.seed));
     model.theta = Hash::of_blob(&theta);
     let mut members = members;
@@ -69,7 +73,9 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         name: plan.name,
         seed: plan.seed,
         model,
-        data: Data { manifest: Hash::of_blob(&manifest) },
+        data: Data {
+            manifest: Hash::of_blob(&manifest),
+        },
         round: plan.round,
         inner: plan.inner,
         outer: plan.outer,
@@ -92,14 +98,23 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         (theta, Keep::Theta(Round(0))),
     ];
     blobs.extend(built.shards.into_iter().map(|(_, bytes)| (bytes, Keep::Run("shard"))));
-    Ok(Beginning { charter, blobs, train_tokens, held_out_tokens })
+    Ok(Beginning {
+        charter,
+        blobs,
+        train_tokens,
+        held_out_tokens,
+    })
 }
 
 /// Makes a folder with a new key, or says what is in the way.
 pub fn new_member(folder: &Folder) -> anyhow::Result<Keypair> {
     make(folder.path())?;
-    let keypair = identity::create(&folder.key())
-        .with_context(|| format!("{} may hold a node already; nothing was changed", folder.path().display()))?;
+    let keypair = identity::create(&folder.key()).with_context(|| {
+        format!(
+            "{} may hold a node already; nothing was changed",
+            folder.path().display()
+        )
+    })?;
     Ok(keypair)
 }
 
@@ -109,7 +124,11 @@ pub fn install_charter(folder: &Folder, charter: &Charter) -> anyhow::Result<()>
     if path.exists() {
         let there = charter_file::read(&path)?;
         if there.genesis() != charter.genesis() {
-            bail!("{} is the charter of another run (genesis {}); it was left as it is", path.display(), there.genesis());
+            bail!(
+                "{} is the charter of another run (genesis {}); it was left as it is",
+                path.display(),
+                there.genesis()
+            );
         }
         return Ok(());
     }
@@ -126,8 +145,15 @@ pub async fn install_blobs(folder: &Folder, blobs: Vec<(Vec<u8>, Keep)>) -> anyh
 }
 
 /// Tells a member where to listen and where the others are.
-pub fn install_settings(folder: &Folder, bind: SocketAddr, others: &BTreeMap<PeerId, SocketAddr>) -> anyhow::Result<()> {
-    let peers = others.iter().map(|(peer, address)| (peer.to_string(), *address)).collect();
+pub fn install_settings(
+    folder: &Folder,
+    bind: SocketAddr,
+    others: &BTreeMap<PeerId, SocketAddr>,
+) -> anyhow::Result<()> {
+    let peers = others
+        .iter()
+        .map(|(peer, address)| (peer.to_string(), *address))
+        .collect();
     Ok(Settings { bind, peers }.write(&folder.settings())?)
 }
 
@@ -160,7 +186,10 @@ impl Plan {
                 batch: 8,
                 sequence: 128,
                 held_out: 8,
-                quorum: Fraction { numerator: 2, denominator: 3 },
+                quorum: Fraction {
+                    numerator: 2,
+                    denominator: 3,
+                },
                 retention: 0,
                 checkpoint_every: rounds,
                 absent_max: 3,
@@ -194,7 +223,10 @@ pub fn corpus_of(texts: impl IntoIterator<Item = (String, String)>) -> Corpus {
     let mut corpus = Corpus::default();
     for (path, text) in texts {
         let (bytes, hash) = (text.len() as u64, Hash::of_blob(text.as_bytes()));
-        corpus.documents.push(Document { source: corpus.sources.len(), text });
+        corpus.documents.push(Document {
+            source: corpus.sources.len(),
+            text,
+        });
         corpus.sources.push(Source { path, bytes, hash });
     }
     corpus
@@ -207,14 +239,20 @@ pub(crate) mod tests {
     /// A valid charter for these members; its corpus and parameters are nowhere.
     pub(crate) fn charter_of(members: &[PeerId]) -> Charter {
         let plan = Plan::small("test", 3, 2);
-        let member = |(number, key): (usize, &PeerId)| Member { name: format!("m{number}"), key: *key };
+        let member = |(number, key): (usize, &PeerId)| Member {
+            name: format!("m{number}"),
+            key: *key,
+        };
         let mut members: Vec<Member> = members.iter().enumerate().map(member).collect();
         members.sort_by_key(|member| member.key);
         let charter = Charter {
             version: CHARTER_VERSION,
             name: plan.name,
             seed: plan.seed,
-            model: Model { vocab: 300, ..plan.model },
+            model: Model {
+                vocab: 300,
+                ..plan.model
+            },
             data: Data { manifest: Hash::ZERO },
             round: plan.round,
             inner: plan.inner,
@@ -228,13 +266,20 @@ pub(crate) mod tests {
     }
 
     fn corpus() -> Corpus {
-        let text: String = (0..4000).map(|i| format!("line {i} of a corpus that repeats itself, {}\n", i * i % 97)).collect();
+        let text: String = (0..4000)
+            .map(|i| format!("line {i} of a corpus that repeats itself, {}\n", i * i % 97))
+            .collect();
         corpus_of([("corpus.txt".to_string(), text)])
     }
 
     #[test]
     fn the_same_corpus_and_members_give_the_same_charter() {
-        let members = || vec![Member { name: "a".into(), key: PeerId([1; 32]) }];
+        let members = || {
+            vec![Member {
+                name: "a".into(),
+                key: PeerId([1; 32]),
+            }]
+        };
         let begin = || begin(Plan::small("test", 3, 2), &corpus(), members()).unwrap();
         let (one, two) = (begin(), begin());
         assert_eq!(one.charter, two.charter);
@@ -246,7 +291,10 @@ pub(crate) mod tests {
     #[test]
     fn a_corpus_that_is_too_small_is_refused() {
         let small = corpus_of([("a".to_string(), "too little".to_string())]);
-        let member = Member { name: "a".into(), key: PeerId([1; 32]) };
+        let member = Member {
+            name: "a".into(),
+            key: PeerId([1; 32]),
+        };
         assert!(begin(Plan::small("test", 3, 2), &small, vec![member]).is_err());
     }
 }

@@ -39,19 +39,28 @@ pub fn create(path: &Path) -> Result<Keypair, IdentityError> {
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed).map_err(IdentityError::Random)?;
     let keypair = Keypair::from_seed(&seed);
-    let text = format!("{FIRST_LINE}\nsecret {}\npublic {}\n", Hash(keypair.seed()), keypair.peer());
+    let text = format!(
+        "{FIRST_LINE}\nsecret {}\npublic {}\n",
+        Hash(keypair.seed()),
+        keypair.peer()
+    );
     write_secret(path, text.as_bytes())?;
     Ok(keypair)
 }
 
 /// Reads the key at `path`. The public half in the file must fit the secret.
 pub fn read(path: &Path) -> Result<Keypair, IdentityError> {
-    let refuse = |what| IdentityError::NotAKey { path: path.to_path_buf(), what };
+    let refuse = |what| IdentityError::NotAKey {
+        path: path.to_path_buf(),
+        what,
+    };
     let bytes = read_limited(path, 1024)?;
     check_mode(path)?;
     let text = String::from_utf8(bytes).map_err(|_| refuse("it is not text"))?;
     let lines: Vec<&str> = text.lines().collect();
-    let [first, secret, public] = lines[..] else { return Err(refuse("it has not three lines")) };
+    let [first, secret, public] = lines[..] else {
+        return Err(refuse("it has not three lines"));
+    };
     if first != FIRST_LINE || !text.ends_with('\n') {
         return Err(refuse("its first line is another"));
     }
@@ -70,7 +79,10 @@ fn check_mode(path: &Path) -> Result<(), IdentityError> {
     let mode = metadata.permissions().mode() & 0o777;
     match mode & 0o077 {
         0 => Ok(()),
-        _ => Err(IdentityError::Readable { path: path.to_path_buf(), mode }),
+        _ => Err(IdentityError::Readable {
+            path: path.to_path_buf(),
+            mode,
+        }),
     }
 }
 

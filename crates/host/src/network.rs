@@ -7,9 +7,7 @@ use crate::{
 use atoll_consensus::Transport;
 use atoll_protocol::{Charter, Keypair, PeerId};
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey,
-    address_lookup::memory::MemoryLookup,
-    endpoint::presets,
+    Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, address_lookup::memory::MemoryLookup, endpoint::presets,
     protocol::Router,
 };
 use iroh_blobs::BlobsProtocol;
@@ -62,24 +60,33 @@ pub struct Settings {
 impl Settings {
     /// Any free port on every address, nobody known.
     pub fn any_port() -> Self {
-        Self { bind: SocketAddr::from(([0, 0, 0, 0], 0)), peers: BTreeMap::new() }
+        Self {
+            bind: SocketAddr::from(([0, 0, 0, 0], 0)),
+            peers: BTreeMap::new(),
+        }
     }
 
     /// Reads the settings at `path`.
     pub fn read(path: &Path) -> Result<Self, NetworkError> {
-        let refuse = |message| NetworkError::Settings { path: path.to_path_buf(), message };
+        let refuse = |message| NetworkError::Settings {
+            path: path.to_path_buf(),
+            message,
+        };
         let text = String::from_utf8(read_limited(path, 64 * 1024)?).map_err(|error| refuse(error.to_string()))?;
         let settings: Self = toml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
         for key in settings.peers.keys() {
-            key.parse::<PeerId>().map_err(|error| refuse(format!("peers: {error}")))?;
+            key.parse::<PeerId>()
+                .map_err(|error| refuse(format!("peers: {error}")))?;
         }
         Ok(settings)
     }
 
     /// Writes the settings to `path`.
     pub fn write(&self, path: &Path) -> Result<(), NetworkError> {
-        let text = toml::to_string(self)
-            .map_err(|error| NetworkError::Settings { path: path.to_path_buf(), message: error.to_string() })?;
+        let text = toml::to_string(self).map_err(|error| NetworkError::Settings {
+            path: path.to_path_buf(),
+            message: error.to_string(),
+        })?;
         Ok(write_whole(path, text.as_bytes())?)
     }
 }
@@ -98,10 +105,17 @@ impl Network {
         settings: &Settings,
         blobs: &Blobs,
     ) -> Result<(Self, Transport), NetworkError> {
-        let refuse = |message: String| NetworkError::Bind { address: settings.bind, message };
+        let refuse = |message: String| NetworkError::Bind {
+            address: settings.bind,
+            message,
+        };
         let lookup = MemoryLookup::new();
         for (key, address) in &settings.peers {
-            if let Ok(id) = key.parse::<PeerId>().map_err(|_| ()).and_then(|peer| EndpointId::from_bytes(&peer.0).map_err(|_| ())) {
+            if let Ok(id) = key
+                .parse::<PeerId>()
+                .map_err(|_| ())
+                .and_then(|peer| EndpointId::from_bytes(&peer.0).map_err(|_| ()))
+            {
                 lookup.add_endpoint_info(EndpointAddr::new(id).with_ip_addr(*address));
             }
         }

@@ -47,7 +47,15 @@ pub struct Private {
 impl Private {
     /// Nothing yet.
     pub fn new(genesis: Hash, feedback: Vec<u8>, optimizer: Vec<u8>) -> Self {
-        Self { version: VERSION, genesis, contribution: None, base: Hash::ZERO, settled: true, feedback, optimizer }
+        Self {
+            version: VERSION,
+            genesis,
+            contribution: None,
+            base: Hash::ZERO,
+            settled: true,
+            feedback,
+            optimizer,
+        }
     }
 
     /// Reads the file at `path`, if it is there.
@@ -55,7 +63,10 @@ impl Private {
         if !path.exists() {
             return Ok(None);
         }
-        let refuse = |what| PrivateError::Unusable { path: path.to_path_buf(), what };
+        let refuse = |what| PrivateError::Unusable {
+            path: path.to_path_buf(),
+            what,
+        };
         let bytes = read_limited(path, BYTES_MAX)?;
         let (body, sum) = bytes.split_last_chunk::<32>().ok_or_else(|| refuse("is too short"))?;
         if Hash::of_blob(body).0 != *sum {

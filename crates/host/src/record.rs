@@ -1,11 +1,11 @@
 //! The ledger on disk: final blocks with their certificates, by height, in one redb file.
 
 use atoll_ledger::{BlockError, Event, State};
-use atoll_protocol::{
-    Block, Charter, DecodeError, Height, encode,
-    limits::BLOCK_BYTES_MAX,
+use atoll_protocol::{Block, Charter, DecodeError, Height, encode, limits::BLOCK_BYTES_MAX};
+use redb::{
+    Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, StorageBackend as _, TableDefinition,
+    backends::InMemoryBackend,
 };
-use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -90,14 +90,18 @@ impl Record {
     /// Opens the file, or makes it; refuses one of another run.
     pub fn open(path: &Path, charter: &Charter) -> Result<Self, RecordError> {
         // opening for writing changes the file, so look first; what cannot be read so is judged after
-        if path.exists() && genesis_of(path).is_ok_and(|bound| bound.is_some_and(|bound| bound != charter.genesis().0)) {
+        if path.exists() && genesis_of(path).is_ok_and(|bound| bound.is_some_and(|bound| bound != charter.genesis().0))
+        {
             return Err(RecordError::OtherRun(path.to_path_buf()));
         }
         Self::of(Database::create(path).map_err(storage(path))?, path, charter)
     }
 
     fn of(database: Database, path: &Path, charter: &Charter) -> Result<Self, RecordError> {
-        let record = Self { path: path.to_path_buf(), database };
+        let record = Self {
+            path: path.to_path_buf(),
+            database,
+        };
         record.bind(charter)?;
         Ok(record)
     }
@@ -133,7 +137,9 @@ impl Record {
         let height = block.header.height.0;
         (|| -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
-            transaction.open_table(BLOCKS)?.insert(height, encode(block).as_slice())?;
+            transaction
+                .open_table(BLOCKS)?
+                .insert(height, encode(block).as_slice())?;
             if let Some(certificate) = certificate {
                 transaction.open_table(CERTIFICATES)?.insert(height, certificate)?;
             }
@@ -144,12 +150,17 @@ impl Record {
     }
 
     /// The state after the last block, by applying every one; `seen` gets each block's events.
-    pub fn replay(&self, charter: &Arc<Charter>, mut seen: impl FnMut(&State, Vec<Event>)) -> Result<State, RecordError> {
+    pub fn replay(
+        &self,
+        charter: &Arc<Charter>,
+        mut seen: impl FnMut(&State, Vec<Event>),
+    ) -> Result<State, RecordError> {
         let mut state = State::genesis(charter.clone());
         for_each(&self.database, &self.path, |stored| {
             let height = stored.block.header.height;
-            let (next, events) =
-                state.apply(&stored.block).map_err(|source| RecordError::Refused { height, source })?;
+            let (next, events) = state
+                .apply(&stored.block)
+                .map_err(|source| RecordError::Refused { height, source })?;
             state = next;
             seen(&state, events);
             Ok(())
@@ -160,14 +171,28 @@ impl Record {
 
 /// Reads the file at `path` without changing it and hands every block to `each`, ascending from 1.
 pub fn read(path: &Path, each: impl FnMut(StoredBlock) -> Result<(), RecordError>) -> Result<(), RecordError> {
-    let database = ReadOnlyDatabase::open(path).map_err(storage(path))?;
-    for_each(&database, path, each)
+    let database = open_to_read(path).map_err(storage(path))?;
+    for_each(database.as_ref(), path, each)
+}
+
+/// After a crash redb must repair the file before anyone reads it; a reader does so on a copy in memory.
+fn open_to_read(path: &Path) -> Result<Box<dyn ReadableDatabase>, redb::Error> {
+    match ReadOnlyDatabase::open(path) {
+        Err(DatabaseError::RepairAborted) => {
+            let (bytes, copy) = (std::fs::read(path)?, InMemoryBackend::new());
+            copy.set_len(bytes.len() as u64)?;
+            copy.write(0, &bytes)?;
+            Ok(Box::new(Database::builder().create_with_backend(copy)?))
+        }
+        opened => Ok(Box::new(opened?)),
+    }
 }
 
 /// The genesis hash that the file at `path` is bound to.
 pub fn genesis_of(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
     let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-        let transaction = ReadOnlyDatabase::open(path)?.begin_read()?;
+        let database = open_to_read(path)?;
+        let transaction = database.begin_read()?;
         let table = transaction.open_table(GENESIS)?;
         Ok(table.get(0)?.map(|value| value.value().to_vec()))
     };
@@ -175,7 +200,7 @@ pub fn genesis_of(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
 }
 
 fn for_each(
-    database: &impl ReadableDatabase,
+    database: &(impl ReadableDatabase + ?Sized),
     path: &Path,
     mut each: impl FnMut(StoredBlock) -> Result<(), RecordError>,
 ) -> Result<(), RecordError> {
@@ -184,24 +209,40 @@ fn for_each(
         Ok((transaction.open_table(BLOCKS)?, transaction.open_table(CERTIFICATES)?))
     };
     let (blocks, certificates) = open().map_err(storage(path))?;
-    let mut expected = 1u64;
-    for row in blocks.iter().map_err(storage(path))? {
+    for (expected, row) in (1u64..).zip(blocks.iter().map_err(storage(path))?) {
         let (height, bytes) = row.map_err(storage(path))?;
         let height = Height(height.value());
         if height.0 != expected {
-            return Err(RecordError::Gap { height, what: format!("block {expected} is missing before it") });
+            return Err(RecordError::Gap {
+                height,
+                what: format!("block {expected} is missing before it"),
+            });
         }
-        expected += 1;
         if bytes.value().len() > BLOCK_BYTES_MAX {
-            return Err(RecordError::Gap { height, what: format!("it has {} bytes", bytes.value().len()) });
+            return Err(RecordError::Gap {
+                height,
+                what: format!("it has {} bytes", bytes.value().len()),
+            });
         }
         let block = Block::from_bytes(bytes.value()).map_err(|source| RecordError::Damaged { height, source })?;
         if block.header.height != height {
-            return Err(RecordError::Gap { height, what: format!("it says that it is block {}", block.header.height) });
+            return Err(RecordError::Gap {
+                height,
+                what: format!("it says that it is block {}", block.header.height),
+            });
         }
-        let certificate = certificates.get(height.0).map_err(storage(path))?.map(|value| value.value().to_vec());
-        if certificate.as_ref().is_some_and(|bytes| bytes.len() > CERTIFICATE_BYTES_MAX) {
-            return Err(RecordError::Gap { height, what: "its certificate is oversized".into() });
+        let certificate = certificates
+            .get(height.0)
+            .map_err(storage(path))?
+            .map(|value| value.value().to_vec());
+        if certificate
+            .as_ref()
+            .is_some_and(|bytes| bytes.len() > CERTIFICATE_BYTES_MAX)
+        {
+            return Err(RecordError::Gap {
+                height,
+                what: "its certificate is oversized".into(),
+            });
         }
         each(StoredBlock { block, certificate })?;
     }
@@ -210,7 +251,10 @@ fn for_each(
 
 fn storage<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> RecordError {
     let path = path.to_path_buf();
-    move |source| RecordError::Storage { path, source: Box::new(source.into()) }
+    move |source| RecordError::Storage {
+        path,
+        source: Box::new(source.into()),
+    }
 }
 
 #[cfg(test)]
@@ -233,7 +277,11 @@ mod tests {
         }
         fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
             let (bytes, offset) = (self.bytes.lock().unwrap(), offset as usize);
-            out.copy_from_slice(bytes.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+            out.copy_from_slice(
+                bytes
+                    .get(offset..offset + out.len())
+                    .ok_or(io::ErrorKind::UnexpectedEof)?,
+            );
             Ok(())
         }
         fn set_len(&self, len: u64) -> io::Result<()> {
@@ -248,13 +296,18 @@ mod tests {
         }
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
             let (mut bytes, offset) = (self.bytes.lock().unwrap(), offset as usize);
-            bytes.get_mut(offset..offset + data.len()).ok_or(io::ErrorKind::StorageFull)?.copy_from_slice(data);
+            bytes
+                .get_mut(offset..offset + data.len())
+                .ok_or(io::ErrorKind::StorageFull)?
+                .copy_from_slice(data);
             Ok(())
         }
     }
 
     fn open(disk: &Disk, charter: &Charter) -> Result<Record, RecordError> {
-        let database = redb::Builder::new().create_with_backend(disk.clone()).map_err(storage(Path::new("disk")))?;
+        let database = redb::Builder::new()
+            .create_with_backend(disk.clone())
+            .map_err(storage(Path::new("disk")))?;
         Record::of(database, Path::new("disk"), charter)
     }
 
@@ -266,14 +319,20 @@ mod tests {
             false => Action::Leave { sequence },
         };
         let genesis = state.core().genesis;
-        state.draft(Millis(0), [key.sign(Domain::Transaction, Transaction { genesis, action })])
+        state.draft(
+            Millis(0),
+            [key.sign(Domain::Transaction, Transaction { genesis, action })],
+        )
     }
 
     #[test]
     fn a_full_disk_is_said_clearly_and_loses_nothing() {
         let key = Keypair::from_seed(&[1; 32]);
         let charter = Arc::new(charter_of(&[key.peer()]));
-        let disk = Disk { bytes: Arc::default(), room: 6 << 20 };
+        let disk = Disk {
+            bytes: Arc::default(),
+            room: 6 << 20,
+        };
         let record = open(&disk, &charter).unwrap();
         let mut state = State::genesis(charter.clone());
         let certificate = vec![7; 60_000];
@@ -306,8 +365,17 @@ mod tests {
         let (block, after) = next(&State::genesis(charter.clone()), &key);
         record.append(&block, None).unwrap();
         drop(record);
-        let other = Charter { seed: charter.seed + 1, ..Charter::clone(&charter) };
+        let other = Charter {
+            seed: charter.seed + 1,
+            ..Charter::clone(&charter)
+        };
         assert!(matches!(Record::open(&path, &other), Err(RecordError::OtherRun(_))));
-        assert_eq!(Record::open(&path, &charter).unwrap().replay(&charter, |_, _| {}).unwrap(), after);
+        assert_eq!(
+            Record::open(&path, &charter)
+                .unwrap()
+                .replay(&charter, |_, _| {})
+                .unwrap(),
+            after
+        );
     }
 }

@@ -24,9 +24,10 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
         Outcome::NothingAccepted => ("void: no contribution was accepted by a quorum", None),
         Outcome::RootsSplit => ("void: no root found a quorum", None),
     };
-    let refused = record.refused.iter().map(|entry| {
-        json!({ "peer": charter.name_of(&entry.peer), "reason": entry.reason.to_string() })
-    });
+    let refused = record
+        .refused
+        .iter()
+        .map(|entry| json!({ "peer": charter.name_of(&entry.peer), "reason": entry.reason.to_string() }));
     let merged = record.merged.iter().map(|entry| {
         json!({
             "peer": charter.name_of(&entry.peer),
@@ -67,7 +68,11 @@ fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
             json!({ "event": "round_opened", "round": round.0, "roster": names(charter, roster) })
         }
         Event::RoundEnded(record) => round_record(charter, record),
-        Event::CheckpointRecorded { round, manifest, held_out } => json!({
+        Event::CheckpointRecorded {
+            round,
+            manifest,
+            held_out,
+        } => json!({
             "event": "checkpoint_recorded",
             "round": round.0,
             "manifest": manifest.to_string(),
@@ -100,7 +105,12 @@ pub fn notice(charter: &Charter, notice: &Notice) -> Option<Value> {
 pub fn training(report: &Report) -> Option<Value> {
     Some(match report {
         Report::HeldOut(round, loss) => json!({ "event": "held_out", "round": round.0, "loss": loss }),
-        Report::Step { round, step, loss, tokens_per_second } => json!({
+        Report::Step {
+            round,
+            step,
+            loss,
+            tokens_per_second,
+        } => json!({
             "event": "step",
             "round": round.0,
             "step": step,

@@ -94,7 +94,17 @@ pub async fn run(folder: Folder, stop: watch::Receiver<bool>, tell: impl FnMut(&
     };
     let (consensus, finals) = atoll_consensus::start(config, transport).await?;
     let log = Log::open(&folder.log(), tell)?;
-    let node = Running { folder: folder.clone(), keypair, charter, record, blobs, network, consensus, log, done: false };
+    let node = Running {
+        folder: folder.clone(),
+        keypair,
+        charter,
+        record,
+        blobs,
+        network,
+        consensus,
+        log,
+        done: false,
+    };
     let outcome = node.live(past, finals, stop).await;
     seal::write(&folder)?;
     outcome
@@ -109,7 +119,10 @@ struct Log<T> {
 impl<T: FnMut(&Value)> Log<T> {
     fn open(path: &Path, tell: T) -> Result<Self, FolderError> {
         let opened = File::options().create(true).append(true).open(path);
-        Ok(Self { file: opened.map_err(FolderError::io("open", path))?, tell })
+        Ok(Self {
+            file: opened.map_err(FolderError::io("open", path))?,
+            tell,
+        })
     }
 
     /// The log is for people: a full disk does not stop the node here, but where it writes its ledger.
@@ -159,7 +172,8 @@ impl<T: FnMut(&Value)> Running<T> {
         }));
         let outcome = self.work(past, finals, stop).await;
         let (sent, received) = self.network.traffic();
-        self.log.tell(&json!({ "event": "stopped", "sent": sent, "received": received }));
+        self.log
+            .tell(&json!({ "event": "stopped", "sent": sent, "received": received }));
         self.consensus.stop().await;
         self.network.shutdown().await; // and with it the blob store, which is a protocol of the router
         outcome
@@ -226,7 +240,8 @@ impl<T: FnMut(&Value)> Running<T> {
         let stated = checkpoint.is_some_and(|due| due.recorded.is_some() && due.statements.contains_key(&me));
         if !self.done && stated && state.round().phase == Phase::Finished {
             self.done = true;
-            self.log.tell(&json!({ "event": "done", "theta": state.core().roots.theta.to_string() }));
+            self.log
+                .tell(&json!({ "event": "done", "theta": state.core().roots.theta.to_string() }));
         }
         Ok(())
     }
@@ -249,7 +264,8 @@ impl<T: FnMut(&Value)> Running<T> {
     fn report_traffic(&mut self) {
         let (sent, received) = self.network.traffic();
         let connected = self.consensus.connected().len();
-        self.log.tell(&json!({ "event": "traffic", "sent": sent, "received": received, "connected": connected }));
+        self.log
+            .tell(&json!({ "event": "traffic", "sent": sent, "received": received, "connected": connected }));
     }
 
     /// Writes the block to disk before anyone acts on it.
@@ -270,7 +286,11 @@ impl<T: FnMut(&Value)> Running<T> {
             Report::Merged(round, roots) => Input::Merged { round, roots },
             Report::MergeFailed(round, reason) => Input::MergeFailed { round, reason },
             Report::Adopted(roots) => Input::Adopted(roots),
-            Report::Checkpointed(round, manifest, held_out) => Input::Checkpointed { round, manifest, held_out },
+            Report::Checkpointed(round, manifest, held_out) => Input::Checkpointed {
+                round,
+                manifest,
+                held_out,
+            },
             Report::Failed(text) => bail!("the trainer stopped: {text}"),
         }))
     }
@@ -296,7 +316,10 @@ impl<T: FnMut(&Value)> Running<T> {
             theta,
         };
         let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
-        let pending = trainer.contribution().filter(|(_, settled)| !settled).map(|(done, _)| done.clone());
+        let pending = trainer
+            .contribution()
+            .filter(|(_, settled)| !settled)
+            .map(|(done, _)| done.clone());
         let current = past.state.round().number;
         let mut first_orders = Vec::new();
         let mine = pending.clone().filter(|done| done.round == current);
@@ -305,7 +328,11 @@ impl<T: FnMut(&Value)> Running<T> {
             // its round ended while this node was away
             let record = past.records.get(&done.round);
             let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
-            let order = if merged { Order::Settle(done.round) } else { Order::Restore(done.round) };
+            let order = if merged {
+                Order::Settle(done.round)
+            } else {
+                Order::Restore(done.round)
+            };
             first_orders.push(order);
         }
         Ok((node, trainer, first_orders))
@@ -316,7 +343,10 @@ impl<T: FnMut(&Value)> Running<T> {
         let members: Vec<PeerId> = self.charter.keys().collect();
         let endpoint = self.network.endpoint();
         loop {
-            let fetched = self.blobs.fetch(endpoint, hash, Size::AtMost(BLOB_BYTES_MAX), &members, &Keep::Run(what)).await;
+            let fetched = self
+                .blobs
+                .fetch(endpoint, hash, Size::AtMost(BLOB_BYTES_MAX), &members, &Keep::Run(what))
+                .await;
             match fetched {
                 Ok(bytes) => return Ok(bytes),
                 Err(error @ crate::blobs::BlobsError::NotServed { .. }) => {
@@ -343,7 +373,11 @@ impl<T: FnMut(&Value)> Running<T> {
         let first = State::genesis(charter.clone()).core().roots;
         let core = state.core();
         let before = core.last_merge.as_ref().map(|last| last.base);
-        for roots in [Some(core.roots), before].into_iter().flatten().filter(|roots| *roots != first) {
+        for roots in [Some(core.roots), before]
+            .into_iter()
+            .flatten()
+            .filter(|roots| *roots != first)
+        {
             if let Some(stored) = self.stored(&layout, roots).await? {
                 return Ok((stored, roots));
             }

@@ -56,9 +56,12 @@ pub struct Difference {
 /// Removes the seal: the folder is about to change.
 pub fn remove(folder: &Folder) -> Result<(), SealError> {
     match fs::remove_file(folder.seal()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(FolderError::Io { what: "remove", path: folder.seal(), source: error }.into())
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FolderError::Io {
+            what: "remove",
+            path: folder.seal(),
+            source: error,
         }
+        .into()),
         _ => Ok(()),
     }
 }
@@ -88,7 +91,12 @@ pub fn check(folder: &Folder, owner: PeerId) -> Result<Option<Vec<Difference>>, 
 
 fn differences(root: &Path, sealed: &[Sealed], found: &[Sealed]) -> Vec<Difference> {
     let mut all = Vec::new();
-    let mut differ = |path: &str, what: String| all.push(Difference { path: root.join(path), what });
+    let mut differ = |path: &str, what: String| {
+        all.push(Difference {
+            path: root.join(path),
+            what,
+        })
+    };
     for file in sealed {
         match found.iter().find(|other| other.path == file.path) {
             None => differ(&file.path, "is missing".into()),
@@ -96,7 +104,10 @@ fn differences(root: &Path, sealed: &[Sealed], found: &[Sealed]) -> Vec<Differen
             Some(_) => {}
         }
     }
-    for file in found.iter().filter(|file| !sealed.iter().any(|other| other.path == file.path)) {
+    for file in found
+        .iter()
+        .filter(|file| !sealed.iter().any(|other| other.path == file.path))
+    {
         differ(&file.path, "was not there when the folder was sealed".into());
     }
     all
@@ -106,8 +117,16 @@ fn change(sealed: &Sealed, found: &Sealed) -> String {
     if sealed.bytes != found.bytes {
         return format!("has {} bytes, was sealed with {}", found.bytes, sealed.bytes);
     }
-    let changed = sealed.blocks.iter().zip(&found.blocks).position(|(a, b)| a != b).unwrap_or(0);
-    let (from, to) = (changed * BLOCK_BYTES, ((changed + 1) * BLOCK_BYTES).min(found.bytes as usize));
+    let changed = sealed
+        .blocks
+        .iter()
+        .zip(&found.blocks)
+        .position(|(a, b)| a != b)
+        .unwrap_or(0);
+    let (from, to) = (
+        changed * BLOCK_BYTES,
+        ((changed + 1) * BLOCK_BYTES).min(found.bytes as usize),
+    );
     format!("was changed between byte {from} and byte {}", to.saturating_sub(1))
 }
 
@@ -122,9 +141,15 @@ fn walk(root: &Path, folder: &Path, files: &mut Vec<Sealed>) -> Result<(), Folde
     let entries = fs::read_dir(folder).map_err(FolderError::io("read", folder))?;
     for entry in entries {
         let entry = entry.map_err(FolderError::io("read", folder))?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(FolderError::io("read", folder))?);
+        let (path, kind) = (
+            entry.path(),
+            entry.file_type().map_err(FolderError::io("read", folder))?,
+        );
         let relative = path.strip_prefix(root).unwrap_or(&path);
-        let relative: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let relative: Vec<String> = relative
+            .iter()
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect();
         let relative = relative.join("/");
         if kind.is_dir() {
             walk(root, &path, files)?;
@@ -142,7 +167,11 @@ fn hash_file(path: &Path, relative: String) -> Result<Sealed, FolderError> {
     loop {
         let filled = fill(&mut file, &mut block).map_err(FolderError::io("read", path))?;
         if filled == 0 {
-            return Ok(Sealed { path: relative, bytes, blocks });
+            return Ok(Sealed {
+                path: relative,
+                bytes,
+                blocks,
+            });
         }
         bytes += filled as u64;
         blocks.push(Hash::of_blob(&block[..filled]));
@@ -178,12 +207,19 @@ mod tests {
         assert_eq!(check(&folder, owner).unwrap(), None);
         write(&folder).unwrap();
         assert_eq!(check(&folder, owner).unwrap(), Some(vec![]));
-        for (place, range) in [(0, "byte 0 and byte 4095"), (5000, "byte 4096 and byte 8191"), (9999, "byte 8192 and byte 9999")] {
+        for (place, range) in [
+            (0, "byte 0 and byte 4095"),
+            (5000, "byte 4096 and byte 8191"),
+            (9999, "byte 8192 and byte 9999"),
+        ] {
             let mut bad = data.clone();
             bad[place] ^= 1;
             fs::write(&path, &bad).unwrap();
             let found = check(&folder, owner).unwrap().unwrap();
-            assert!(found.len() == 1 && found[0].path == path && found[0].what.contains(range), "{found:?}");
+            assert!(
+                found.len() == 1 && found[0].path == path && found[0].what.contains(range),
+                "{found:?}"
+            );
         }
         fs::write(&path, &data[1..]).unwrap();
         assert!(check(&folder, owner).unwrap().unwrap()[0].what.contains("9999 bytes"));

@@ -30,10 +30,14 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
     let (mut rounds, mut checkpoints, mut blocks) = (Vec::new(), Vec::new(), (0, 0));
     record::read(&folder.ledger(), |stored| {
         let height = stored.block.header.height;
-        let (next, events) =
-            state.apply(&stored.block).map_err(|source| record::RecordError::Refused { height, source })?;
+        let (next, events) = state
+            .apply(&stored.block)
+            .map_err(|source| record::RecordError::Refused { height, source })?;
         state = next;
-        blocks = (blocks.0 + 1, blocks.1 + atoll_protocol::encode(&stored.block).len() as u64);
+        blocks = (
+            blocks.0 + 1,
+            blocks.1 + atoll_protocol::encode(&stored.block).len() as u64,
+        );
         for event in events {
             match event {
                 Event::RoundEnded(record) => rounds.push(record),
@@ -43,7 +47,13 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
         }
         Ok(())
     })?;
-    Ok(History { charter, state, rounds, checkpoints, blocks })
+    Ok(History {
+        charter,
+        state,
+        rounds,
+        checkpoints,
+        blocks,
+    })
 }
 
 /// The state of a run for people and programs.
@@ -101,12 +111,17 @@ pub fn status(folder: &Folder) -> anyhow::Result<Value> {
         return Ok(value);
     }
     if !folder.ledger().is_file() {
-        bail!("{} has no ledger yet; `atoll node` starts the node", folder.path().display());
+        bail!(
+            "{} has no ledger yet; `atoll node` starts the node",
+            folder.path().display()
+        );
     }
     let history = history(folder)?;
     let mut value = describe(&history.charter, &history.state);
     value["running"] = json!(false);
     let rounds = history.rounds.iter().rev().take(10).rev();
-    value["last_rounds"] = rounds.map(|record| report::round_record(&history.charter, record)).collect();
+    value["last_rounds"] = rounds
+        .map(|record| report::round_record(&history.charter, record))
+        .collect();
     Ok(value)
 }

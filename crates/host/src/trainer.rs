@@ -8,7 +8,11 @@ use crate::{
     private::Private,
 };
 use anyhow::{Context as _, bail};
-use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, checkpoint, data::{Dataset, Split, Tokenizer}, learning_rate};
+use atoll_learner::{
+    BurnLearner, DeviceChoice, Learner as _, checkpoint,
+    data::{Dataset, Split, Tokenizer},
+    learning_rate,
+};
 use atoll_ledger::{
     Planned, Roots,
     assign::{Purpose, Share},
@@ -122,12 +126,16 @@ pub struct Parts {
 
 impl Trainer {
     /// Prepares a trainer; reads the private state.
-    pub fn new(
-        parts: Parts,
-        runtime: Handle,
-        reports: channel::UnboundedSender<Report>,
-    ) -> anyhow::Result<Self> {
-        let Parts { charter, me, folder, blobs, dataset, tokenizer, theta: (outer, roots) } = parts;
+    pub fn new(parts: Parts, runtime: Handle, reports: channel::UnboundedSender<Report>) -> anyhow::Result<Self> {
+        let Parts {
+            charter,
+            me,
+            folder,
+            blobs,
+            dataset,
+            tokenizer,
+            theta: (outer, roots),
+        } = parts;
         let layout = Layout::of(&charter.model);
         let mut learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::default())?;
         let genesis = charter.genesis();
@@ -162,7 +170,10 @@ impl Trainer {
 
     /// The contribution on disk and whether its fate is settled.
     pub fn contribution(&self) -> Option<(&Done, bool)> {
-        self.private.contribution.as_ref().map(|done| (done, self.private.settled))
+        self.private
+            .contribution
+            .as_ref()
+            .map(|done| (done, self.private.settled))
     }
 
     /// Runs until the orders end.
@@ -200,7 +211,11 @@ impl Trainer {
     fn train(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<()> {
         let started = self.learner.save();
         self.learner.write(&self.outer.theta)?;
-        let replica = HeldOut { replica: share.replica, replicas: share.replicas, parts: 1 };
+        let replica = HeldOut {
+            replica: share.replica,
+            replicas: share.replicas,
+            parts: 1,
+        };
         let held_out = self.held_out(&replica)?;
         self.report(Report::HeldOut(round, held_out));
         let Some(train_loss) = self.inner_steps(round, share, stop)? else {
@@ -209,7 +224,9 @@ impl Trainer {
         };
         let delta = pseudo_gradient(&self.outer.theta, &self.learner.read())?;
         let codec = &self.charter.codec;
-        let blob = self.feedback.contribute(delta, codec, &self.layout, &self.roots.theta)?;
+        let blob = self
+            .feedback
+            .contribute(delta, codec, &self.layout, &self.roots.theta)?;
         let rules = &self.charter.round;
         let done = Reveal {
             round,
@@ -220,7 +237,8 @@ impl Trainer {
             train_loss: micro_nats(train_loss),
             held_out: micro_nats(held_out),
         };
-        self.runtime.block_on(self.blobs.add(blob, &Keep::Contribution(round, self.me)))?;
+        self.runtime
+            .block_on(self.blobs.add(blob, &Keep::Contribution(round, self.me)))?;
         self.private.contribution = Some(done.clone());
         self.private.base = self.roots.theta;
         self.private.settled = false;
@@ -249,7 +267,12 @@ impl Trainer {
             let done = self.learner.train_step(&batch, rate)?;
             sum += done.loss;
             let tokens_per_second = batch.targets() as f64 / began.elapsed().as_secs_f64().max(1e-9);
-            self.report(Report::Step { round, step: step + 1, loss: done.loss, tokens_per_second });
+            self.report(Report::Step {
+                round,
+                step: step + 1,
+                loss: done.loss,
+                tokens_per_second,
+            });
         }
         Ok(Some(sum / f64::from(steps)))
     }
@@ -263,7 +286,11 @@ impl Trainer {
         let (mut nats, mut tokens) = (0.0, 0u64);
         for offset in 0..part.parts {
             let replica = part.replica + offset;
-            let share = Share { beacon: self.genesis, replica, replicas: part.replicas };
+            let share = Share {
+                beacon: self.genesis,
+                replica,
+                replicas: part.replicas,
+            };
             let chosen = share.rows(Purpose::HeldOut, 0, each.min(rows), rows);
             for rows in chosen.chunks(rules.batch as usize) {
                 let batch = self.dataset.batch(Split::HeldOut, rows, sequence)?;
@@ -283,7 +310,8 @@ impl Trainer {
             Ok(state) => {
                 let (theta, momentum) = state.roots();
                 let keep = Keep::Theta(round.next());
-                self.runtime.block_on(self.blobs.add(theta_bytes(&state.theta), &keep))?;
+                self.runtime
+                    .block_on(self.blobs.add(theta_bytes(&state.theta), &keep))?;
                 if let Some(momentum) = &state.momentum {
                     self.runtime.block_on(self.blobs.add(theta_bytes(momentum), &keep))?;
                 }
@@ -308,12 +336,20 @@ impl Trainer {
                 self.roots = roots;
                 Ok(())
             }
-            _ => bail!("asked to advance to θ {}, which was not merged here", roots.theta.short()),
+            _ => bail!(
+                "asked to advance to θ {}, which was not merged here",
+                roots.theta.short()
+            ),
         }
     }
 
     fn is_pending(&self, round: Round) -> bool {
-        !self.private.settled && self.private.contribution.as_ref().is_some_and(|done| done.round == round)
+        !self.private.settled
+            && self
+                .private
+                .contribution
+                .as_ref()
+                .is_some_and(|done| done.round == round)
     }
 
     fn restore(&mut self, round: Round) -> anyhow::Result<()> {
@@ -347,7 +383,11 @@ impl Trainer {
     fn checkpoint(&mut self, round: Round) -> anyhow::Result<()> {
         self.learner.write(&self.outer.theta)?;
         let members = self.charter.members.len() as u64;
-        let held_out = self.held_out(&HeldOut { replica: 0, replicas: members, parts: members })?;
+        let held_out = self.held_out(&HeldOut {
+            replica: 0,
+            replicas: members,
+            parts: members,
+        })?;
         let folder = self.folder.checkpoint(round);
         let files = checkpoint::export(&folder, &self.charter.model, &self.outer.theta, &self.tokenizer)
             .with_context(|| format!("cannot write the checkpoint {}", folder.display()))?;
@@ -417,7 +457,11 @@ pub fn apply_plan(
     charter: &Charter,
     layout: &Layout,
 ) -> anyhow::Result<OuterState> {
-    let inputs: Vec<_> = plan.iter().zip(contributions).map(|(entry, c)| (entry.peer, entry.tokens, c)).collect();
+    let inputs: Vec<_> = plan
+        .iter()
+        .zip(contributions)
+        .map(|(entry, c)| (entry.peer, entry.tokens, c))
+        .collect();
     let delta = merge(layout, &inputs)?;
     let mut state = outer.clone();
     state.step(&charter.outer, &delta)?;

@@ -36,9 +36,16 @@ impl Children {
         let mut children = Vec::new();
         for (index, folder) in nodes.iter().enumerate() {
             let mut command = Command::new(&program);
-            command.arg("node").arg(folder.path()).args(["--json", "--stop-with-stdin"]);
+            command
+                .arg("node")
+                .arg(folder.path())
+                .args(["--json", "--stop-with-stdin"]);
             command.env("RAYON_NUM_THREADS", &threads);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::inherit())
+                .kill_on_drop(true);
             // a Ctrl-C reaches only this process, which then ends the nodes in order
             #[cfg(unix)]
             command.process_group(0);

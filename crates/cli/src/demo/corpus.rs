@@ -30,7 +30,12 @@ mod tests {
     #[test]
     fn the_packed_corpus_holds_this_very_file() {
         let corpus = read(None).unwrap();
-        assert!(corpus.sources.iter().any(|source| source.path == "crates/cli/src/demo/corpus.rs"));
+        assert!(
+            corpus
+                .sources
+                .iter()
+                .any(|source| source.path == "crates/cli/src/demo/corpus.rs")
+        );
         assert!(corpus.text_bytes() > 100_000);
         assert!(corpus.sources.windows(2).all(|pair| pair[0].path < pair[1].path));
     }

@@ -67,14 +67,20 @@ enum Ending {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(demo(arguments))
 }
 
 async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     if !arguments.json {
-        println!("preparing {}: keys, corpus, tokenizer, shards, charter", arguments.dir.display());
+        println!(
+            "preparing {}: keys, corpus, tokenizer, shards, charter",
+            arguments.dir.display()
+        );
     }
     let demo = setup::prepare(arguments).await?;
     let parameters = Layout::of(&demo.charter.model).parameters;
@@ -82,8 +88,13 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         introduce(arguments, &demo, parameters);
     }
     let rules = &demo.charter.round;
-    let mut view =
-        View::new(demo.nodes.len(), rules.rounds.into(), rules.inner_steps.0.into(), parameters, arguments.json);
+    let mut view = View::new(
+        demo.nodes.len(),
+        rules.rounds.into(),
+        rules.inner_steps.0.into(),
+        parameters,
+        arguments.json,
+    );
     let (children, words) = Children::start(&demo.nodes)?;
     let ending = watch(&mut view, words).await;
     view.finish();
@@ -92,7 +103,10 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Ending::Done if ended_well => conclude(arguments, &demo, &view, parameters, began),
         Ending::Done => bail!("a node did not end cleanly; look into {}", arguments.dir.display()),
         Ending::Interrupted => {
-            eprintln!("stopped; `atoll demo --dir {}` goes on from here", arguments.dir.display());
+            eprintln!(
+                "stopped; `atoll demo --dir {}` goes on from here",
+                arguments.dir.display()
+            );
             Ok(ExitCode::from(130))
         }
     }
@@ -101,7 +115,11 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn introduce(arguments: &Arguments, demo: &Demo, parameters: usize) {
     let (model, rules) = (&demo.charter.model, &demo.charter.round);
     let going = if demo.resumed { "going on with" } else { "made" };
-    println!("{going} {}: genesis {}", arguments.dir.display(), demo.charter.genesis());
+    println!(
+        "{going} {}: genesis {}",
+        arguments.dir.display(),
+        demo.charter.genesis()
+    );
     println!(
         "{} nodes, {} parameters ({} layers, width {}, vocabulary {}), {} rounds of {} steps",
         demo.nodes.len(),
@@ -125,7 +143,10 @@ async fn watch(view: &mut View, mut words: mpsc::UnboundedReceiver<Word>) -> any
         };
         match word.context("no node has said anything for two minutes")? {
             Some(Word::Event(node, event)) => view.see(node, &event),
-            Some(Word::Ended(node)) => bail!("node {} ended before the run was done; its last words are above", node + 1),
+            Some(Word::Ended(node)) => bail!(
+                "node {} ended before the run was done; its last words are above",
+                node + 1
+            ),
             None => bail!("all nodes ended before the run was done"),
         }
         if view.all_done() {
@@ -154,13 +175,22 @@ fn conclude(
         true => println!("{result}"),
         false => tell(arguments, view, &result, &report)?,
     }
-    Ok(if fell && report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if fell && report.ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The run in numbers, all from the ledger.
 fn figures(history: &History, report: &Report, parameters: usize) -> Value {
     let (charter, peers) = (&history.charter, history.charter.members.len());
-    let merged: Vec<u64> = history.rounds.iter().flat_map(|round| &round.merged).map(|entry| entry.bytes.0).collect();
+    let merged: Vec<u64> = history
+        .rounds
+        .iter()
+        .flat_map(|round| &round.merged)
+        .map(|entry| entry.bytes.0)
+        .collect();
     let others = peers.saturating_sub(1) as u64;
     let blob = merged.iter().sum::<u64>() as f64 / merged.len().max(1) as f64;
     let n = peers as f64;
@@ -188,7 +218,13 @@ fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> 
     if !curve.is_empty() {
         println!("\ntraining loss by step, nats per token, mean over the nodes\n{curve}");
     }
-    let sampling = Sampling { max_tokens: 120, temperature: 0.7, top_k: 40, top_p: 0.95, seed: 1 };
+    let sampling = Sampling {
+        max_tokens: 120,
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.95,
+        seed: 1,
+    };
     let mut opened = checkpoints::open(&arguments.dir)?;
     let (text, _) = opened.generate("/// ", &sampling, |_| {})?;
     println!("the model writes:\n\n/// {}\n", text.trim_end());

@@ -27,20 +27,31 @@ pub(super) struct Demo {
 /// Makes the folder, or takes the one that is there.
 pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
     let dir = &arguments.dir;
-    let there = dir.exists() && fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?.next().is_some();
+    let there = dir.exists()
+        && fs::read_dir(dir)
+            .with_context(|| format!("cannot read {}", dir.display()))?
+            .next()
+            .is_some();
     if !there {
         found(arguments).await?;
     }
     let nodes = node_folders(dir);
     let Some(first) = nodes.first().filter(|first| first.path() != dir.as_path()) else {
-        bail!("{} is not empty and no demo's folder; choose another --dir (nothing was changed)", dir.display());
+        bail!(
+            "{} is not empty and no demo's folder; choose another --dir (nothing was changed)",
+            dir.display()
+        );
     };
     let charter = charter_file::read(&first.charter())?;
     if there {
         agrees(arguments, &charter, nodes.len())?;
     }
     assign_ports(&nodes)?;
-    Ok(Demo { charter, nodes, resumed: there })
+    Ok(Demo {
+        charter,
+        nodes,
+        resumed: there,
+    })
 }
 
 /// What the user asks for now must be what the folder was made with.
@@ -48,7 +59,11 @@ fn agrees(arguments: &Arguments, charter: &Charter, nodes: usize) -> anyhow::Res
     let asked = [
         ("--peers", arguments.peers.map(u64::from), nodes as u64),
         ("--rounds", arguments.rounds.map(u64::from), charter.round.rounds.into()),
-        ("--inner-steps", arguments.inner_steps.map(u64::from), charter.round.inner_steps.0.into()),
+        (
+            "--inner-steps",
+            arguments.inner_steps.map(u64::from),
+            charter.round.inner_steps.0.into(),
+        ),
     ];
     for (name, asked, there) in asked {
         if let Some(asked) = asked.filter(|asked| *asked != there) {
@@ -59,7 +74,10 @@ fn agrees(arguments: &Arguments, charter: &Charter, nodes: usize) -> anyhow::Res
         }
     }
     if arguments.data.is_some() {
-        bail!("{} has its corpus already; leave --data out to go on with it, or choose another --dir", arguments.dir.display());
+        bail!(
+            "{} has its corpus already; leave --data out to go on with it, or choose another --dir",
+            arguments.dir.display()
+        );
     }
     Ok(())
 }
@@ -89,7 +107,10 @@ async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
     for number in 1..=peers {
         let name = format!("node-{number:0digits$}");
         let folder = Folder::at(beside.join(&name));
-        members.push(Member { name, key: found::new_member(&folder)?.peer() });
+        members.push(Member {
+            name,
+            key: found::new_member(&folder)?.peer(),
+        });
         nodes.push(folder);
     }
     let rounds = arguments.rounds.unwrap_or(super::ROUNDS);
@@ -109,7 +130,11 @@ async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
 fn assign_ports(nodes: &[Folder]) -> anyhow::Result<()> {
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     // held until all are known, so that no two are the same
-    let sockets: Vec<UdpSocket> = nodes.iter().map(|_| UdpSocket::bind(any)).collect::<Result<_, _>>().context("no free port")?;
+    let sockets: Vec<UdpSocket> = nodes
+        .iter()
+        .map(|_| UdpSocket::bind(any))
+        .collect::<Result<_, _>>()
+        .context("no free port")?;
     let mut addresses: BTreeMap<PeerId, SocketAddr> = BTreeMap::new();
     for (folder, socket) in nodes.iter().zip(&sockets) {
         addresses.insert(identity::read(&folder.key())?.peer(), socket.local_addr()?);

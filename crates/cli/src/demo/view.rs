@@ -69,7 +69,11 @@ impl View {
             "started" => {
                 self.up[node] = true;
                 let listens = event["listens"][0].as_str().unwrap_or("?");
-                self.say(&format!("{} is up on {listens}, ledger at block {}", event["peer"].as_str().unwrap_or("?"), event["height"]));
+                self.say(&format!(
+                    "{} is up on {listens}, ledger at block {}",
+                    event["peer"].as_str().unwrap_or("?"),
+                    event["height"]
+                ));
             }
             "step" => self.see_step(node, event),
             "round" => self.see_round(event),
@@ -79,7 +83,10 @@ impl View {
                 self.say(&format!("node {}: {}", node + 1, event["text"].as_str().unwrap_or("?")));
             }
             "excluded" | "dormant" => {
-                let (what, peer) = (event["event"].as_str().unwrap_or("?"), event["peer"].as_str().unwrap_or("?"));
+                let (what, peer) = (
+                    event["event"].as_str().unwrap_or("?"),
+                    event["peer"].as_str().unwrap_or("?"),
+                );
                 if node == 0 {
                     self.say(&format!("{peer} is {what}"));
                 }
@@ -89,7 +96,10 @@ impl View {
     }
 
     fn see_step(&mut self, node: usize, event: &Value) {
-        let (round, step) = (event["round"].as_u64().unwrap_or(0), event["step"].as_u64().unwrap_or(0));
+        let (round, step) = (
+            event["round"].as_u64().unwrap_or(0),
+            event["step"].as_u64().unwrap_or(0),
+        );
         if round != self.round {
             self.round = round;
             self.steps.fill(0);
@@ -108,7 +118,11 @@ impl View {
         self.bar.set_prefix((round + 1).to_string());
         self.bar.set_position(slowest);
         let up = self.up.iter().filter(|up| **up).count();
-        self.bar.set_message(format!("loss {loss:.3}  {} tok/s  {up} of {} nodes", grouped(self.speed() as u64), self.nodes));
+        self.bar.set_message(format!(
+            "loss {loss:.3}  {} tok/s  {up} of {} nodes",
+            grouped(self.speed() as u64),
+            self.nodes
+        ));
     }
 
     fn speed(&self) -> f64 {
@@ -146,7 +160,11 @@ impl View {
 
     /// Training loss by step, as far as this session saw it.
     pub(super) fn curve(&self) -> Vec<f64> {
-        self.losses.iter().filter(|(_, count)| *count > 0).map(|(sum, count)| sum / f64::from(*count)).collect()
+        self.losses
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(sum, count)| sum / f64::from(*count))
+            .collect()
     }
 
     pub(super) fn finish(&self) {

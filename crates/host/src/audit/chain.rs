@@ -60,8 +60,9 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
     let place = |height: Height| format!("{}: block {height}", folder.ledger().display());
     record::read(&folder.ledger(), |StoredBlock { block, certificate }| {
         let height = block.header.height;
-        let (next, events) =
-            state.apply(&block).map_err(|source| RecordError::Refused { height, source })?;
+        let (next, events) = state
+            .apply(&block)
+            .map_err(|source| RecordError::Refused { height, source })?;
         if let Some(certificate) = certificate {
             match verify_certificate(&charter.genesis(), &validators, &block.digest(), &certificate) {
                 Ok(_) => {

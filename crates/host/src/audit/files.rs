@@ -14,7 +14,10 @@ pub(super) fn check_blobs(folder: &Folder, report: &mut FolderReport) {
     };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "data")) {
+    for path in paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "data"))
+    {
         if path.with_extension("bitfield").exists() {
             report.notes.push(format!("{} is still being fetched", path.display()));
             continue;
@@ -31,7 +34,10 @@ pub(super) fn check_blobs(folder: &Folder, report: &mut FolderReport) {
 }
 
 fn check_blob(path: &Path) -> io::Result<(bool, u64)> {
-    let expected: Option<Hash> = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+    let expected: Option<Hash> = path
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .and_then(|stem| stem.parse().ok());
     let mut hasher = blake3::Hasher::new();
     let bytes = io::copy(&mut fs::File::open(path)?, &mut hasher)?;
     Ok((expected == Some(Hash(*hasher.finalize().as_bytes())), bytes))

@@ -73,14 +73,20 @@ pub struct FolderReport {
 
 impl FolderReport {
     pub(crate) fn problem(&mut self, place: impl ToString, what: impl ToString) {
-        let found = Problem { place: place.to_string(), what: what.to_string() };
+        let found = Problem {
+            place: place.to_string(),
+            what: what.to_string(),
+        };
         if !self.problems.contains(&found) {
             self.problems.push(found);
         }
     }
 
     fn to_json(&self) -> Value {
-        let problems = self.problems.iter().map(|found| json!({ "place": found.place, "what": found.what }));
+        let problems = self
+            .problems
+            .iter()
+            .map(|found| json!({ "place": found.place, "what": found.what }));
         json!({
             "folder": self.path.display().to_string(),
             "node": self.node,
@@ -123,12 +129,16 @@ impl Report {
 
     /// Every fault.
     pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().chain(self.folders.iter().flat_map(|folder| &folder.problems))
+        self.problems
+            .iter()
+            .chain(self.folders.iter().flat_map(|folder| &folder.problems))
     }
 
     /// For machines.
     pub fn to_json(&self) -> Value {
-        let problems = self.all_problems().map(|found| json!({ "place": found.place, "what": found.what }));
+        let problems = self
+            .all_problems()
+            .map(|found| json!({ "place": found.place, "what": found.what }));
         json!({
             "ok": self.ok(),
             "folders": self.folders.iter().map(FolderReport::to_json).collect::<Vec<_>>(),
@@ -140,12 +150,19 @@ impl Report {
 /// The folders of nodes in `path`: itself, or those directly below it, in order.
 pub fn node_folders(path: &Path) -> Vec<Folder> {
     // a damaged or missing file must not make a node's folder look like something else
-    let looks_like = |path: &Path| ["key", "charter.toml", "ledger.redb"].iter().any(|name| path.join(name).is_file());
+    let looks_like = |path: &Path| {
+        ["key", "charter.toml", "ledger.redb"]
+            .iter()
+            .any(|name| path.join(name).is_file())
+    };
     if looks_like(path) {
         return vec![Folder::at(path)];
     }
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut below: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| looks_like(path)).collect();
+    let mut below: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| looks_like(path))
+        .collect();
     below.sort();
     below.into_iter().map(Folder::at).collect()
 }
@@ -156,7 +173,10 @@ pub fn audit(path: &Path, mut progress: impl FnMut(&str)) -> Report {
     let mut report = Report::default();
     if folders.is_empty() {
         let what = "holds no node's folder; name the folder of a node, or one with nodes' folders in it".into();
-        report.problems.push(Problem { place: path.display().to_string(), what });
+        report.problems.push(Problem {
+            place: path.display().to_string(),
+            what,
+        });
     }
     for folder in &folders {
         report.folders.push(audit_folder(folder, &mut progress));
@@ -168,7 +188,10 @@ pub fn audit(path: &Path, mut progress: impl FnMut(&str)) -> Report {
 /// Nodes of one folder must be of one run.
 fn compare(report: &mut Report) {
     let Some(first) = report.folders.first() else { return };
-    let runs = report.folders.iter().filter(|folder| folder.genesis.is_some() && folder.genesis != first.genesis);
+    let runs = report
+        .folders
+        .iter()
+        .filter(|folder| folder.genesis.is_some() && folder.genesis != first.genesis);
     let other: Vec<Problem> = runs
         .map(|folder| Problem {
             place: folder.path.join("charter.toml").display().to_string(),
@@ -187,14 +210,19 @@ fn compare(report: &mut Report) {
 }
 
 fn audit_folder(folder: &Folder, progress: &mut impl FnMut(&str)) -> FolderReport {
-    let mut report = FolderReport { path: folder.path().to_path_buf(), ..FolderReport::default() };
+    let mut report = FolderReport {
+        path: folder.path().to_path_buf(),
+        ..FolderReport::default()
+    };
     let name = folder.path().display().to_string();
     progress(&format!("{name}: files"));
     let owner = check_identity(folder, &mut report);
     if let Some(owner) = owner {
         check_seal(folder, owner, &mut report);
     }
-    let Some(charter) = check_charter(folder, owner, &mut report) else { return report };
+    let Some(charter) = check_charter(folder, owner, &mut report) else {
+        return report;
+    };
     progress(&format!("{name}: blobs"));
     files::check_blobs(folder, &mut report);
     progress(&format!("{name}: blocks and certificates"));
@@ -224,7 +252,9 @@ fn check_seal(folder: &Folder, owner: PeerId, report: &mut FolderReport) {
         ),
         Ok(Some(differences)) => {
             report.sealed = true;
-            differences.into_iter().for_each(|found| report.problem(found.path.display(), found.what));
+            differences
+                .into_iter()
+                .for_each(|found| report.problem(found.path.display(), found.what));
         }
         Err(error) => report.problem(folder.seal().display(), error),
     }

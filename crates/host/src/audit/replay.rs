@@ -31,7 +31,9 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
     // a node takes its first block when it has fetched the corpus, not before
     let fetching = report.height == Height(0);
     match check_corpus(folder, charter) {
-        Err(error) if fetching => report.notes.push(format!("stopped before the corpus was fetched: {error:#}")),
+        Err(error) if fetching => report
+            .notes
+            .push(format!("stopped before the corpus was fetched: {error:#}")),
         Err(error) => report.problem(format!("{}: corpus", folder.path().display()), format!("{error:#}")),
         Ok(()) => {}
     }
@@ -39,10 +41,20 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
     let tokenizer = blob(folder, &charter.model.tokenizer);
     let tokenizer = tokenizer.and_then(|bytes| Tokenizer::from_bytes(&bytes).ok());
     if tokenizer.is_none() && !fetching {
-        report.problem(folder.blob(&charter.model.tokenizer).display(), "the tokenizer is missing or damaged");
+        report.problem(
+            folder.blob(&charter.model.tokenizer).display(),
+            "the tokenizer is missing or damaged",
+        );
     }
     let roots = State::genesis(charter.clone()).core().roots;
-    let mut replay = Replay { folder, charter, layout, state: None, roots, tokenizer };
+    let mut replay = Replay {
+        folder,
+        charter,
+        layout,
+        state: None,
+        roots,
+        tokenizer,
+    };
     replay.start(report);
     let last = history.rounds.last().map_or(0, |record| record.round.0);
     for record in &history.rounds {
@@ -77,7 +89,10 @@ impl Replay<'_> {
         let state = theta.context("the charter's initial parameters are neither its seed's nor in the blob store");
         match state.and_then(|theta| state_of(self.charter, &self.layout, &theta, None)) {
             Ok(state) => self.state = Some(state),
-            Err(error) => report.problem(format!("{}: genesis", self.folder.path().display()), format!("{error:#}")),
+            Err(error) => report.problem(
+                format!("{}: genesis", self.folder.path().display()),
+                format!("{error:#}"),
+            ),
         }
     }
 
@@ -94,7 +109,10 @@ impl Replay<'_> {
                 let ours = Roots { theta, momentum };
                 report.merges += 1;
                 if ours != agreed {
-                    report.problem(place, format!("θ computed again is {theta}, the ledger says {}", agreed.theta));
+                    report.problem(
+                        place,
+                        format!("θ computed again is {theta}, the ledger says {}", agreed.theta),
+                    );
                 }
                 self.state = (ours == agreed).then_some(state);
             }
@@ -119,7 +137,10 @@ impl Replay<'_> {
     }
 
     fn merge(&self, record: &RoundRecord) -> anyhow::Result<OuterState> {
-        let state = self.state.as_ref().context("θ before the round is not known, so it cannot be computed again")?;
+        let state = self
+            .state
+            .as_ref()
+            .context("θ before the round is not known, so it cannot be computed again")?;
         let mut blobs = Vec::with_capacity(record.merged.len());
         for entry in &record.merged {
             let bytes = blob(self.folder, &entry.blob).with_context(|| {
@@ -144,17 +165,25 @@ impl Replay<'_> {
     /// Makes the files of the checkpoint after `round` again and compares them with those on disk.
     fn checkpoint(&self, history: &History, round: Round, report: &mut FolderReport) {
         let folder = self.folder.checkpoint(round);
-        let recorded = history.checkpoints.iter().find(|(of, _)| *of == round).map(|(_, manifest)| *manifest);
+        let recorded = history
+            .checkpoints
+            .iter()
+            .find(|(of, _)| *of == round)
+            .map(|(_, manifest)| *manifest);
         if !folder.exists() && recorded.is_none() {
             return;
         }
-        let (Some(state), Some(tokenizer)) = (&self.state, &self.tokenizer) else { return };
+        let (Some(state), Some(tokenizer)) = (&self.state, &self.tokenizer) else {
+            return;
+        };
         let files = match checkpoint::files(&self.charter.model, &state.theta, tokenizer) {
             Ok(files) => files,
             Err(error) => return report.problem(folder.display(), error),
         };
-        let listed: Vec<(String, Hash)> =
-            files.iter().map(|(name, bytes)| (name.clone(), Hash::of_blob(bytes))).collect();
+        let listed: Vec<(String, Hash)> = files
+            .iter()
+            .map(|(name, bytes)| (name.clone(), Hash::of_blob(bytes)))
+            .collect();
         if recorded.is_some_and(|manifest| manifest != manifest_of(&listed)) {
             let place = format!("{}: checkpoint of round {round}", self.folder.path().display());
             report.problem(place, "the ledger records other files than this θ gives");
@@ -192,10 +221,17 @@ fn others(folder: &std::path::Path, listed: &[(String, Hash)], report: &mut Fold
 }
 
 fn unknown_checkpoints(folder: &Folder, history: &History, report: &mut FolderReport) {
-    let known: BTreeSet<_> = history.rounds.iter().map(|record| folder.checkpoint(record.round)).collect();
+    let known: BTreeSet<_> = history
+        .rounds
+        .iter()
+        .map(|record| folder.checkpoint(record.round))
+        .collect();
     for entry in fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten() {
         if !known.contains(&entry.path()) {
-            report.problem(entry.path().display(), "is not the checkpoint of any round in the ledger");
+            report.problem(
+                entry.path().display(),
+                "is not the checkpoint of any round in the ledger",
+            );
         }
     }
 }

@@ -1,0 +1,161 @@
+//! The demo from end to end: it trains, agrees, audits itself, and can be used, repeated and gone on with.
+
+mod support;
+
+use serde_json::Value;
+use std::{fs, path::Path};
+use support::{atoll, demo, fresh, last_json, refused, text, tree, well};
+
+fn node(dir: &Path, number: u32) -> String {
+    text(&dir.join(format!("node-{number}")))
+}
+
+#[test]
+fn it_trains_and_says_so_in_numbers() {
+    let (dir, result) = demo();
+    let number = |key: &str| result[key].as_f64().unwrap_or_else(|| panic!("{key} in {result}"));
+    assert!(number("loss_end") < number("loss_start"), "{result}");
+    assert_eq!((number("rounds"), number("peers")), (2.0, 4.0), "{result}");
+    // int4 sends an eighth of f32 and some scales, so a dense exchange is at least five times as much
+    assert!(number("bytes_per_peer_per_round") > 0.0);
+    assert!(
+        number("bytes_per_peer_per_round") * 5.0 < number("dense_bytes"),
+        "{result}"
+    );
+    assert!(
+        number("socket_bytes_sent") > 4.0 * number("bytes_per_peer_per_round"),
+        "{result}"
+    );
+    assert_eq!(result["audit_ok"], true);
+    let checkpoint = Path::new(result["checkpoint"].as_str().unwrap());
+    assert!(
+        checkpoint.starts_with(dir) && checkpoint.join("model.safetensors").is_file(),
+        "{result}"
+    );
+}
+
+#[test]
+fn every_node_ends_with_the_same_parameters() {
+    let (dir, result) = demo();
+    let report = last_json(&well(&["audit", &text(dir), "--json"]));
+    assert_eq!(
+        (report["ok"].clone(), report["problems"].clone()),
+        (true.into(), Value::Array(vec![]))
+    );
+    let folders = report["folders"].as_array().unwrap();
+    assert_eq!(folders.len(), 4);
+    for folder in folders {
+        assert_eq!(folder["theta_root"], result["theta_root"], "{folder}");
+        assert_eq!(folder["genesis"], result["genesis"], "{folder}");
+        assert_eq!(
+            (&folder["merges_recomputed"], &folder["sealed"]),
+            (&2.into(), &true.into()),
+            "{folder}"
+        );
+    }
+}
+
+#[test]
+fn its_model_can_be_used_from_every_folder() {
+    let (dir, result) = demo();
+    let words = fresh("demo-words").join("words.txt");
+    fs::write(
+        &words,
+        "A ledger is a list of blocks.\nA block is a list of transactions.\n",
+    )
+    .unwrap();
+    let checkpoint = result["checkpoint"].as_str().unwrap().to_string();
+    let mut seen = Vec::new();
+    for place in [text(dir), node(dir, 2), checkpoint] {
+        let made = last_json(&well(&[
+            "generate",
+            &place,
+            "--prompt",
+            "x",
+            "--max-tokens",
+            "5",
+            "--json",
+        ]));
+        assert_eq!((&made["prompt"], &made["tokens"]), (&"x".into(), &5.into()), "{made}");
+        let measured = last_json(&well(&["eval", &place, "--data", &text(&words), "--json"]));
+        let loss = measured["nats_per_token"].as_f64().unwrap();
+        assert!(
+            loss > 0.0 && loss < 20.0 && measured["tokens"].as_u64() > Some(10),
+            "{measured}"
+        );
+        seen.push((made["text"].clone(), measured["nats_per_token"].clone()));
+    }
+    assert!(
+        seen.windows(2).all(|pair| pair[0] == pair[1]),
+        "one model, one answer: {seen:?}"
+    );
+}
+
+#[test]
+fn its_status_is_told_for_the_whole_and_for_one_node() {
+    let (dir, result) = demo();
+    for place in [text(dir), node(dir, 2)] {
+        let status = last_json(&well(&["status", &place, "--json"]));
+        assert_eq!(
+            (&status["theta_root"], &status["running"]),
+            (&result["theta_root"], &false.into()),
+            "{status}"
+        );
+        assert_eq!(
+            (&status["phase"], &status["round"]),
+            (&"finished".into(), &2.into()),
+            "{status}"
+        );
+    }
+    assert!(!well(&["status", &text(dir)]).stdout.is_empty());
+}
+
+#[test]
+fn a_finished_demo_runs_again_without_training_and_refuses_other_numbers() {
+    let dir = fresh("demo-again").join("D");
+    support::copy(&demo().0, &dir);
+    let before = tree(&dir);
+    let said = refused(&["demo", "--rounds", "3", "--dir", &text(&dir)]);
+    assert!(said.contains("--rounds 2, not 3"), "{said}");
+    assert_eq!(tree(&dir), before, "nothing was changed");
+
+    let arguments = [
+        "demo",
+        "--peers",
+        "4",
+        "--rounds",
+        "2",
+        "--inner-steps",
+        "3",
+        "--dir",
+        &text(&dir),
+        "--json",
+    ];
+    let again = last_json(&well(&arguments));
+    for key in ["theta_root", "genesis", "rounds", "loss_start", "loss_end", "audit_ok"] {
+        assert_eq!(again[key], demo().1[key], "{key}");
+    }
+    for number in 1..=4 {
+        let told = support::events(&dir.join(format!("node-{number}")));
+        assert_eq!(told.iter().filter(|event| event["event"] == "started").count(), 2);
+        assert_eq!(
+            told.iter().filter(|event| event["event"] == "trained").count(),
+            2,
+            "two rounds, once each"
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_demo_is_left_alone() {
+    let dir = fresh("demo-foreign");
+    fs::write(dir.join("letter.txt"), "dear").unwrap();
+    let before = tree(&dir);
+    let said = refused(&["demo", "--dir", &text(&dir)]);
+    assert!(
+        said.contains("not empty") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert_eq!(tree(&dir), before);
+    assert_eq!(atoll(&["audit", &text(&dir)]).status.code(), Some(1));
+}
