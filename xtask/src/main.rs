@@ -80,6 +80,18 @@ fn step(name: &str, run: impl FnOnce() -> Result<(), Findings>) -> Result<(), Fi
 fn cargo_command(root: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
+    // `cargo run` tells us of our own package; build scripts that watch these would all run again
+    let ours = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    for name in env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| ours(name))
+    {
+        command.env_remove(name);
+    }
     command
 }
 

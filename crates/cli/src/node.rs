@@ -1,6 +1,6 @@
 //! `atoll node`.
 
-use atoll_host::{folder::Folder, network::Settings, run};
+use atoll_host::{folder::Folder, network::Addresses, run};
 use atoll_protocol::PeerId;
 use serde_json::Value;
 use std::{
@@ -43,7 +43,10 @@ fn peer_address(text: &str) -> Result<(PeerId, SocketAddr), String> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let folder = Folder::at(&arguments.dir);
     folder.expect_node()?;
-    keep_settings(arguments, &folder)?;
+    let addresses = Addresses {
+        bind: arguments.bind,
+        peers: arguments.peers.clone(),
+    };
     let json = arguments.json;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,7 +65,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 let _ = stop.send(true);
             });
         }
-        run::run(folder, stopped, |event| if json { line(event) } else { tell(event) }).await
+        run::run(
+            folder,
+            addresses,
+            stopped,
+            |event| if json { line(event) } else { tell(event) },
+        )
+        .await
     });
     runtime.shutdown_background();
     done.map(|()| ExitCode::SUCCESS)
@@ -81,23 +90,6 @@ async fn signal() {
 #[cfg(not(unix))]
 async fn signal() {
     let _ = tokio::signal::ctrl_c().await;
-}
-
-/// Takes what the command line says of addresses into the node's settings.
-fn keep_settings(arguments: &Arguments, folder: &Folder) -> anyhow::Result<()> {
-    let path = folder.settings();
-    let known = path.exists().then(|| Settings::read(&path)).transpose()?;
-    let mut settings = known.clone().unwrap_or_else(Settings::any_port);
-    if let Some(bind) = arguments.bind {
-        settings.bind = bind;
-    }
-    settings
-        .peers
-        .extend(arguments.peers.iter().map(|(key, address)| (key.to_string(), *address)));
-    if known.as_ref() != Some(&settings) {
-        settings.write(&path)?;
-    }
-    Ok(())
 }
 
 fn line(event: &Value) {
@@ -134,7 +126,7 @@ fn tell(event: &Value) {
             event["round"],
             loss("held_out")
         ),
-        "diverged" | "merge_failed" | "broken" => text("text"),
+        "diverged" | "merge_failed" | "broken" | "skipped" => text("text"),
         "done" => "all rounds are done; Ctrl-C stops the node".into(),
         "stopped" => format!(
             "stopped; sent {} and received {} bytes",

@@ -18,6 +18,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+/// How long a certified block may wait for its finality before an empty one is put on top of it: what
+/// it holds is not proposed again, so without a child it would wait for the heartbeat.
+const FINALIZE: Millis = Millis(300);
+
 /// The ledger as the engine sees it.
 #[derive(Clone)]
 pub(crate) struct Application {
@@ -102,7 +106,10 @@ impl<E: Clock> commonware_consensus::Application<E> for Application {
         let Some((parent, skip)) = self.state_after(&mut ancestry).await else {
             return pending().await;
         };
-        let due = self.due(&parent);
+        let due = match parent.height() > self.ledger.last().height() {
+            true => self.due(&parent).min(now(&clock).after(FINALIZE)),
+            false => self.due(&parent),
+        };
         loop {
             let arrived = self.ledger.arrived.notified();
             tokio::pin!(arrived);

@@ -35,8 +35,22 @@ const COLLECT_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub enum BlobsError {
     /// The store refuses.
-    #[error("the blob store: {0}. If the disk is full, free some space and start again")]
+    #[error("the blob store cannot be written: {0}. If the disk is full, free some space and start again")]
     Store(String),
+    /// It was here and cannot be read any more.
+    #[error(
+        "blob {hash} on this disk is missing or damaged ({cause}); stop the node, move its blobs folder away \
+         and start again: the others have what is in it"
+    )]
+    Damaged {
+        /// The blob.
+        hash: Hash,
+        /// What the store said.
+        cause: String,
+    },
+    /// A peer or the link to it failed.
+    #[error("{0}")]
+    Peer(String),
     /// Nobody served it.
     #[error("blob {} was not served by any of {tried} peers; last: {last}", hash.short())]
     NotServed {
@@ -57,6 +71,10 @@ pub enum BlobsError {
         /// What is allowed.
         allowed: String,
     },
+}
+
+fn peer_error(error: impl std::fmt::Display) -> BlobsError {
+    BlobsError::Peer(error.to_string())
 }
 
 fn store_error(error: impl std::fmt::Display) -> BlobsError {
@@ -167,6 +185,14 @@ impl Blobs {
         Ok(hash)
     }
 
+    /// Adds `bytes` and returns when they and the reason to keep them survive a crash. The store answers
+    /// [`Self::add`] before its index is on disk.
+    pub async fn add_durably(&self, bytes: impl Into<Bytes>, keep: &Keep) -> Result<Hash, BlobsError> {
+        let hash = self.add(bytes, keep).await?;
+        self.store.sync_db().await.map_err(store_error)?;
+        Ok(hash)
+    }
+
     /// Keeps `hash`, which need not be here yet.
     pub async fn keep(&self, hash: &Hash, keep: &Keep) -> Result<(), BlobsError> {
         let content = HashAndFormat {
@@ -187,7 +213,11 @@ impl Blobs {
 
     /// The bytes of a blob that is here.
     pub async fn read(&self, hash: &Hash) -> Result<Bytes, BlobsError> {
-        self.store.blobs().get_bytes(native(hash)).await.map_err(store_error)
+        let read = self.store.blobs().get_bytes(native(hash)).await;
+        read.map_err(|error| BlobsError::Damaged {
+            hash: *hash,
+            cause: error.to_string(),
+        })
     }
 
     /// Reads `hash`, fetching it first from the first of `providers` that serves it, and keeps it.
@@ -245,10 +275,10 @@ impl Blobs {
             let connection = endpoint
                 .connect(EndpointAddr::new(provider), iroh_blobs::ALPN)
                 .await
-                .map_err(store_error)?;
+                .map_err(peer_error)?;
             let (bytes, _) = get_verified_size(&connection, &native(hash))
                 .await
-                .map_err(store_error)?;
+                .map_err(peer_error)?;
             Ok((connection, bytes))
         };
         let (connection, bytes) = within(PROVIDER_WAIT, begin).await?;
@@ -263,13 +293,7 @@ impl Blobs {
             hash: native(hash),
             format: BlobFormat::Raw,
         };
-        let transfer = async {
-            self.store
-                .remote()
-                .fetch(connection, content)
-                .await
-                .map_err(store_error)
-        };
+        let transfer = async { self.store.remote().fetch(connection, content).await.map_err(peer_error) };
         let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
         within(limit, transfer).await.map(|_| ())
     }
@@ -298,7 +322,7 @@ impl Blobs {
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsError>>) -> Result<T, BlobsError> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
-        Err(_) => Err(BlobsError::Store(format!("no answer within {} s", limit.as_secs()))),
+        Err(_) => Err(BlobsError::Peer(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 

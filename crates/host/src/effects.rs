@@ -26,6 +26,8 @@ use std::{
 };
 use tokio::{sync::mpsc as channel, task::JoinSet};
 
+/// No parameter moves by this much in a round; a contribution that says so would only break the model.
+const VALUE_MAX: f32 = 100.0;
 /// Between two rounds of asking everyone for a blob.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -135,13 +137,13 @@ impl World {
                     let _ = inputs.send(Input::Timer(timer));
                 });
             }
-            Effect::Notice(Notice::Ledger(Event::RoundEnded(record))) => self.round_ended(&record),
+            Effect::Notice(Notice::Ledger(Event::RoundEnded(record))) => self.round_ended(&record).await?,
             Effect::Notice(_) => {}
         }
         Ok(())
     }
 
-    fn round_ended(&mut self, record: &RoundRecord) {
+    async fn round_ended(&mut self, record: &RoundRecord) -> anyhow::Result<()> {
         self.fetches.drain(..).for_each(|fetch| fetch.abort());
         self.round = record.round.next();
         if let Outcome::Closed(roots) = record.outcome {
@@ -150,6 +152,11 @@ impl World {
         if record.merged.iter().any(|entry| entry.peer == self.source.me) {
             self.order(Order::Settle(record.round));
         }
+        // however many rounds are void: the θ that everyone stands on is never collected
+        for root in [Some(self.base.theta), self.base.momentum].into_iter().flatten() {
+            self.source.blobs.keep(&root, &Keep::Theta(self.round)).await?;
+        }
+        Ok(())
     }
 
     fn submit(&mut self, action: Action) {
@@ -228,6 +235,11 @@ impl World {
 }
 
 impl Source {
+    /// Everyone, `last` at the end: a quorum has what is to be merged, and its author may stall.
+    fn providers_after(&self, last: PeerId) -> Vec<PeerId> {
+        self.charter.keys().filter(|key| *key != last).chain([last]).collect()
+    }
+
     /// Who might have a blob of `peer`'s: the peer first, then everyone.
     fn providers(&self, first: PeerId) -> Vec<PeerId> {
         std::iter::once(first)
@@ -259,18 +271,23 @@ impl Source {
                 }
             }
         };
-        let read = Contribution::read(bytes, &self.layout, &self.charter.codec, &base);
-        read.map(|_| ()).map_err(|error| {
-            tracing::info!("contribution of {} is refused: {error}", self.charter.name_of(&peer));
+        let read = Contribution::read(bytes, &self.layout, &self.charter.codec, &base).map_err(|error| {
+            tracing::warn!("contribution of {} is refused: {error}", self.charter.name_of(&peer));
             error.reason()
-        })
+        })?;
+        let mut values = vec![0f32; self.layout.parameters];
+        read.decode_into(&mut values).map_err(|_| CheckReason::Malformed)?;
+        match values.iter().all(|value| value.abs() <= VALUE_MAX) {
+            true => Ok(()),
+            false => Err(CheckReason::BadValue),
+        }
     }
 
     async fn plan_blobs(&self, round: Round, plan: &[Planned]) -> Result<Vec<Bytes>, BlobsError> {
         let mut blobs = Vec::with_capacity(plan.len());
         for entry in plan {
             let keep = Keep::Contribution(round, entry.peer);
-            let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers(entry.peer));
+            let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
             blobs.push(
                 self.blobs
                     .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
@@ -296,7 +313,7 @@ impl Source {
             match self.blobs.fetch(&self.endpoint, &hash, size, &providers, keep).await {
                 Ok(bytes) => return bytes,
                 Err(error) => {
-                    tracing::info!("waiting for parameters {}: {error}", hash.short());
+                    tracing::warn!("waiting for parameters {}: {error}", hash.short());
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -11,14 +11,14 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum FolderError {
     /// A file could not be read or written.
-    #[error("cannot {what} {path}: {source}{hint}", path = path.display(), hint = hint(source))]
+    #[error("cannot {what} {path}: {cause}{hint}", path = path.display(), hint = hint(cause))]
     Io {
         /// What was tried.
         what: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Another process has it.
     #[error("{path} is in use by another atoll process; stop that one or choose another folder", path = .0.display())]
@@ -46,7 +46,7 @@ fn hint(error: &io::Error) -> &'static str {
 impl FolderError {
     pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { what, path, source }
+        move |cause| Self::Io { what, path, cause }
     }
 }
 
@@ -155,10 +155,10 @@ impl Folder {
         match file.try_lock() {
             Ok(()) => Ok(FolderLock { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(FolderError::InUse(self.0.clone())),
-            Err(fs::TryLockError::Error(source)) => Err(FolderError::Io {
+            Err(fs::TryLockError::Error(cause)) => Err(FolderError::Io {
                 what: "lock",
                 path,
-                source,
+                cause,
             }),
         }
     }
@@ -183,12 +183,12 @@ fn write_whole_with(path: &Path, bytes: &[u8], options: &OpenOptions) -> Result<
         file.write_all(bytes)?;
         file.sync_all()
     });
-    if let Err(source) = written {
+    if let Err(cause) = written {
         let _ = fs::remove_file(&temporary); // what is half written is of no use
         return Err(FolderError::Io {
             what: "write",
             path: path.to_path_buf(),
-            source,
+            cause,
         });
     }
     fs::rename(&temporary, path).map_err(FolderError::io("write", path))?;
@@ -227,11 +227,11 @@ pub fn make(path: &Path) -> Result<(), FolderError> {
 pub fn read_limited(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FolderError> {
     let length = fs::metadata(path).map_err(FolderError::io("read", path))?.len();
     if length > bytes_max {
-        let source = io::Error::other(format!("{length} bytes; at most {bytes_max} are allowed"));
+        let cause = io::Error::other(format!("{length} bytes; at most {bytes_max} are allowed"));
         return Err(FolderError::Io {
             what: "read",
             path: path.to_path_buf(),
-            source,
+            cause,
         });
     }
     fs::read(path).map_err(FolderError::io("read", path))

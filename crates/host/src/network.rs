@@ -25,6 +25,9 @@ pub enum NetworkError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// An address for somebody else.
+    #[error("{0} is not a member of this run, so it needs no address; members are named in charter.toml")]
+    NotAMember(PeerId),
     /// A member's key is not one.
     #[error(transparent)]
     Validators(#[from] atoll_consensus::ValidatorsError),
@@ -57,7 +60,33 @@ pub struct Settings {
     pub peers: BTreeMap<String, SocketAddr>,
 }
 
+/// Addresses that an operator gave now; they win over the settings on disk.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    /// Where to listen.
+    pub bind: Option<SocketAddr>,
+    /// Where others listen.
+    pub peers: Vec<(PeerId, SocketAddr)>,
+}
+
 impl Settings {
+    /// The settings at `path`, if there are any, with `addresses` put in. Only members have addresses.
+    pub fn with(path: &Path, addresses: &Addresses, charter: &Charter) -> Result<Self, NetworkError> {
+        let mut settings = if path.exists() {
+            Self::read(path)?
+        } else {
+            Self::any_port()
+        };
+        settings.bind = addresses.bind.unwrap_or(settings.bind);
+        for (peer, address) in &addresses.peers {
+            if !charter.keys().any(|key| key == *peer) {
+                return Err(NetworkError::NotAMember(*peer));
+            }
+            settings.peers.insert(peer.to_string(), *address);
+        }
+        Ok(settings)
+    }
+
     /// Any free port on every address, nobody known.
     pub fn any_port() -> Self {
         Self {
@@ -91,6 +120,32 @@ impl Settings {
     }
 }
 
+/// Listens where the settings say.
+pub async fn bind(keypair: &Keypair, settings: &Settings) -> Result<Endpoint, NetworkError> {
+    let refuse = |message: String| NetworkError::Bind {
+        address: settings.bind,
+        message,
+    };
+    let lookup = MemoryLookup::new();
+    for (key, address) in &settings.peers {
+        let id = key
+            .parse::<PeerId>()
+            .ok()
+            .and_then(|peer| EndpointId::from_bytes(&peer.0).ok());
+        if let Some(id) = id {
+            lookup.add_endpoint_info(EndpointAddr::new(id).with_ip_addr(*address));
+        }
+    }
+    let builder = Endpoint::builder(presets::Minimal)
+        .secret_key(SecretKey::from_bytes(&keypair.seed()))
+        .relay_mode(RelayMode::Disabled)
+        .address_lookup(lookup)
+        .clear_ip_transports()
+        .bind_addr(settings.bind);
+    let builder = builder.map_err(|error| refuse(error.to_string()))?;
+    builder.bind().await.map_err(|error| refuse(error.to_string()))
+}
+
 /// The endpoint with both protocols on it.
 pub struct Network {
     router: Router,
@@ -98,38 +153,14 @@ pub struct Network {
 }
 
 impl Network {
-    /// Listens, and answers the charter's members and nobody else.
-    pub async fn start(
-        keypair: &Keypair,
+    /// Answers the charter's members and nobody else.
+    pub fn start(
+        endpoint: Endpoint,
+        me: PeerId,
         charter: &Charter,
-        settings: &Settings,
         blobs: &Blobs,
     ) -> Result<(Self, Transport), NetworkError> {
-        let refuse = |message: String| NetworkError::Bind {
-            address: settings.bind,
-            message,
-        };
-        let lookup = MemoryLookup::new();
-        for (key, address) in &settings.peers {
-            if let Ok(id) = key
-                .parse::<PeerId>()
-                .map_err(|_| ())
-                .and_then(|peer| EndpointId::from_bytes(&peer.0).map_err(|_| ()))
-            {
-                lookup.add_endpoint_info(EndpointAddr::new(id).with_ip_addr(*address));
-            }
-        }
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .secret_key(SecretKey::from_bytes(&keypair.seed()))
-            .relay_mode(RelayMode::Disabled)
-            .address_lookup(lookup)
-            .clear_ip_transports()
-            .bind_addr(settings.bind)
-            .map_err(|error| refuse(error.to_string()))?
-            .bind()
-            .await
-            .map_err(|error| refuse(error.to_string()))?;
-        let transport = Transport::new(endpoint.clone(), keypair.peer(), charter.keys().collect())?;
+        let transport = Transport::new(endpoint.clone(), me, charter.keys().collect())?;
         let gate = blobs::gate(charter.keys().collect());
         let router = Router::builder(endpoint.clone())
             .accept(atoll_consensus::ALPN, transport.clone())

@@ -24,23 +24,23 @@ pub const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum RecordError {
     /// The database refuses.
-    #[error("the ledger {}: {source}{}", path.display(), hint(source))]
+    #[error("the ledger {}: {cause}{}", path.display(), hint(cause))]
     Storage {
         /// The file.
         path: PathBuf,
         /// What it said.
-        source: Box<redb::Error>,
+        cause: Box<redb::Error>,
     },
     /// It belongs to another run.
     #[error("the ledger {} is of another run than charter.toml; put back the charter it was made with, or use another folder; nothing was changed", .0.display())]
     OtherRun(PathBuf),
     /// A block is not readable.
-    #[error("block {height} in the ledger is damaged: {source}")]
+    #[error("block {height} in the ledger is damaged: {cause}")]
     Damaged {
         /// Its height.
         height: Height,
         /// Why.
-        source: DecodeError,
+        cause: DecodeError,
     },
     /// A block is missing or its certificate is oversized.
     #[error("block {height} in the ledger: {what}")]
@@ -51,12 +51,12 @@ pub enum RecordError {
         what: String,
     },
     /// A block does not follow from those before it.
-    #[error("block {height} in the ledger is refused: {source}")]
+    #[error("block {height} in the ledger is refused: {cause}")]
     Refused {
         /// Its height.
         height: Height,
         /// Why.
-        source: BlockError,
+        cause: BlockError,
     },
 }
 
@@ -66,7 +66,7 @@ fn hint(error: &redb::Error) -> &'static str {
         redb::Error::Io(error) if full(error) => {
             ". The disk is full: free some space and start again; what was written before is intact"
         }
-        redb::Error::DatabaseAlreadyOpen => ". Its node is running; stop it first",
+        redb::Error::DatabaseAlreadyOpen => " Its node is running; stop it first",
         _ => "",
     }
 }
@@ -160,7 +160,7 @@ impl Record {
             let height = stored.block.header.height;
             let (next, events) = state
                 .apply(&stored.block)
-                .map_err(|source| RecordError::Refused { height, source })?;
+                .map_err(|cause| RecordError::Refused { height, cause })?;
             state = next;
             seen(&state, events);
             Ok(())
@@ -224,7 +224,7 @@ fn for_each(
                 what: format!("it has {} bytes", bytes.value().len()),
             });
         }
-        let block = Block::from_bytes(bytes.value()).map_err(|source| RecordError::Damaged { height, source })?;
+        let block = Block::from_bytes(bytes.value()).map_err(|cause| RecordError::Damaged { height, cause })?;
         if block.header.height != height {
             return Err(RecordError::Gap {
                 height,
@@ -251,9 +251,9 @@ fn for_each(
 
 fn storage<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> RecordError {
     let path = path.to_path_buf();
-    move |source| RecordError::Storage {
+    move |cause| RecordError::Storage {
         path,
-        source: Box::new(source.into()),
+        cause: Box::new(cause.into()),
     }
 }
 

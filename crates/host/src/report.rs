@@ -131,6 +131,7 @@ pub fn training(report: &Report) -> Option<Value> {
             "tokens": done.tokens.0,
             "train_loss": nats(done.train_loss),
         }),
+        Report::Skipped(round, text) => json!({ "event": "skipped", "round": round.0, "text": text }),
         Report::Merged(..) | Report::MergeFailed(..) | Report::Adopted(..) | Report::Failed(..) => return None,
     })
 }

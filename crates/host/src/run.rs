@@ -5,7 +5,8 @@ use crate::{
     effects::World,
     folder::{Folder, FolderError},
     identity,
-    network::{Network, Settings},
+    network::{Addresses, Network, Settings, bind},
+    private::Private,
     record::Record,
     report, seal, status,
     trainer::{Order, Parts, Report, Trainer, state_of},
@@ -76,15 +77,24 @@ pub fn open(folder: &Folder) -> anyhow::Result<(Keypair, Arc<Charter>)> {
 }
 
 /// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object.
-pub async fn run(folder: Folder, stop: watch::Receiver<bool>, tell: impl FnMut(&Value)) -> anyhow::Result<()> {
+pub async fn run(
+    folder: Folder,
+    addresses: Addresses,
+    stop: watch::Receiver<bool>,
+    tell: impl FnMut(&Value),
+) -> anyhow::Result<()> {
     let (keypair, charter) = open(&folder)?;
     let _lock = folder.lock()?;
-    let settings = Settings::read(&folder.settings())?;
+    // whatever can be refused is refused before anything is touched
+    let settings = Settings::with(&folder.settings(), &addresses, &charter)?;
+    Private::read(&folder.trainer(), charter.genesis())?;
+    let endpoint = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
     let past = replay(&record, &charter)?;
     seal::remove(&folder)?;
+    settings.write(&folder.settings())?;
     let blobs = Blobs::open(&folder).await?;
-    let (network, transport) = Network::start(&keypair, &charter, &settings, &blobs).await?;
+    let (network, transport) = Network::start(endpoint, keypair.peer(), &charter, &blobs)?;
     let config = Config {
         charter: charter.clone(),
         keypair: keypair.clone(),
@@ -105,9 +115,8 @@ pub async fn run(folder: Folder, stop: watch::Receiver<bool>, tell: impl FnMut(&
         log,
         done: false,
     };
-    let outcome = node.live(past, finals, stop).await;
-    seal::write(&folder)?;
-    outcome
+    node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
+    Ok(seal::write(&folder)?)
 }
 
 /// Events go to the log file and to whoever runs the node.
@@ -182,11 +191,11 @@ impl<T: FnMut(&Value)> Running<T> {
     async fn work(
         &mut self,
         past: Past,
-        mut finals: mpsc::Receiver<Finalized>,
+        finals: mpsc::Receiver<Finalized>,
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let (reports_in, mut reports) = mpsc::unbounded_channel();
-        let (inputs_in, mut inputs) = mpsc::unbounded_channel();
+        let (reports_in, reports) = mpsc::unbounded_channel();
+        let (inputs_in, inputs) = mpsc::unbounded_channel();
         let prepared = tokio::select! {
             prepared = self.prepare(past, reports_in) => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -204,20 +213,37 @@ impl<T: FnMut(&Value)> Running<T> {
             agreed,
         )?;
         first_orders.into_iter().for_each(|order| world.order(order));
+        let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
+        outcome.and(world.finish().await) // the trainer has ended before the folder is sealed
+    }
+
+    /// Carries out effects and feeds their outcomes back until `stop` turns true.
+    async fn serve(
+        &mut self,
+        node: &mut Node,
+        world: &mut World,
+        (mut finals, mut reports, mut inputs): (
+            mpsc::Receiver<Finalized>,
+            mpsc::UnboundedReceiver<Report>,
+            mpsc::UnboundedReceiver<Input>,
+        ),
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
         let mut effects = Vec::new();
         node.start(now(), &mut effects);
-        self.after_step(&node)?;
+        self.after_step(node)?;
         let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
         loop {
-            self.carry_out(&mut world, &mut effects).await?;
+            self.carry_out(world, &mut effects).await?;
             let input = tokio::select! {
-                stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return world.finish().await; }
+                stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
                 died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
                 _ = traffic.tick() => { self.report_traffic(); continue }
                 Some(input) = inputs.recv() => input,
-                Some(report) = reports.recv() => match self.on_report(report)? {
-                    Some(input) => input,
-                    None => continue,
+                report = reports.recv() => match report.map(|report| self.on_report(report)).transpose()? {
+                    Some(Some(input)) => input,
+                    Some(None) => continue,
+                    None => bail!("the trainer thread ended; its last messages say why"),
                 },
                 last = finals.recv() => match last {
                     Some(last) => self.on_final(last)?,
@@ -227,7 +253,7 @@ impl<T: FnMut(&Value)> Running<T> {
             let moved = matches!(input, Input::Final(_));
             node.step(now(), input, &mut effects);
             if moved {
-                self.after_step(&node)?;
+                self.after_step(node)?;
             }
         }
     }
@@ -281,7 +307,7 @@ impl<T: FnMut(&Value)> Running<T> {
             self.log.tell(&value);
         }
         Ok(Some(match report {
-            Report::HeldOut(..) | Report::Step { .. } => return Ok(None),
+            Report::HeldOut(..) | Report::Step { .. } | Report::Skipped(..) => return Ok(None),
             Report::Trained(done) => Input::Trained(done),
             Report::Merged(round, roots) => Input::Merged { round, roots },
             Report::MergeFailed(round, reason) => Input::MergeFailed { round, reason },

@@ -59,7 +59,7 @@ pub fn remove(folder: &Folder) -> Result<(), SealError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FolderError::Io {
             what: "remove",
             path: folder.seal(),
-            source: error,
+            cause: error,
         }
         .into()),
         _ => Ok(()),

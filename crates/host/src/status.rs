@@ -32,7 +32,7 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
         let height = stored.block.header.height;
         let (next, events) = state
             .apply(&stored.block)
-            .map_err(|source| record::RecordError::Refused { height, source })?;
+            .map_err(|cause| record::RecordError::Refused { height, cause })?;
         state = next;
         blocks = (
             blocks.0 + 1,

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context as _, bail};
 use atoll_learner::{
-    BurnLearner, DeviceChoice, Learner as _, checkpoint,
+    BurnLearner, DeviceChoice, LearnError, Learner as _, checkpoint,
     data::{Dataset, Split, Tokenizer},
     learning_rate,
 };
@@ -82,6 +82,8 @@ pub enum Report {
     Adopted(Roots),
     /// A checkpoint is on disk.
     Checkpointed(Round, Hash, MicroNats),
+    /// Something about a round was left undone; the node goes on.
+    Skipped(Round, String),
     /// The trainer cannot go on.
     Failed(String),
 }
@@ -181,8 +183,7 @@ impl Trainer {
         std::thread::Builder::new().name("trainer".into()).spawn(move || {
             for order in orders {
                 if let Err(error) = self.carry_out(order) {
-                    let _ = self.reports.send(Report::Failed(format!("{error:#}")));
-                    return;
+                    return self.report(Report::Failed(format!("{error:#}")));
                 }
             }
         })
@@ -209,7 +210,24 @@ impl Trainer {
     }
 
     fn train(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<()> {
+        if let Some(earlier) = self.unsettled() {
+            self.restore(earlier)?; // its round is over, and this one would take its place on disk
+        }
         let started = self.learner.save();
+        match self.trained(round, share, stop) {
+            Ok(Some(done)) => self.report(Report::Trained(done)),
+            Ok(None) => self.learner.restore(&started)?, // an abandoned round leaves no trace in the moments
+            Err(error) if error.downcast_ref::<LearnError>().is_some_and(is_numeric) => {
+                self.learner.restore(&started)?;
+                self.report(Report::Skipped(round, format!("this round is not trained: {error:#}")));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The contribution to a round, on disk; nothing if the training was stopped.
+    fn trained(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<Option<Done>> {
         self.learner.write(&self.outer.theta)?;
         let replica = HeldOut {
             replica: share.replica,
@@ -219,8 +237,7 @@ impl Trainer {
         let held_out = self.held_out(&replica)?;
         self.report(Report::HeldOut(round, held_out));
         let Some(train_loss) = self.inner_steps(round, share, stop)? else {
-            self.learner.restore(&started)?; // an abandoned round leaves no trace in the moments
-            return Ok(());
+            return Ok(None);
         };
         let delta = pseudo_gradient(&self.outer.theta, &self.learner.read())?;
         let codec = &self.charter.codec;
@@ -238,13 +255,18 @@ impl Trainer {
             held_out: micro_nats(held_out),
         };
         self.runtime
-            .block_on(self.blobs.add(blob, &Keep::Contribution(round, self.me)))?;
+            .block_on(self.blobs.add_durably(blob, &Keep::Contribution(round, self.me)))?;
         self.private.contribution = Some(done.clone());
         self.private.base = self.roots.theta;
         self.private.settled = false;
         self.save()?;
-        self.report(Report::Trained(done));
-        Ok(())
+        Ok(Some(done))
+    }
+
+    /// The round of a contribution whose fate was never heard of.
+    fn unsettled(&self) -> Option<Round> {
+        let contribution = self.private.contribution.as_ref().filter(|_| !self.private.settled);
+        contribution.map(|done| done.round)
     }
 
     /// H steps; nothing if they were stopped. Gives the mean loss.
@@ -310,11 +332,11 @@ impl Trainer {
             Ok(state) => {
                 let (theta, momentum) = state.roots();
                 let keep = Keep::Theta(round.next());
-                self.runtime
-                    .block_on(self.blobs.add(theta_bytes(&state.theta), &keep))?;
                 if let Some(momentum) = &state.momentum {
                     self.runtime.block_on(self.blobs.add(theta_bytes(momentum), &keep))?;
                 }
+                self.runtime
+                    .block_on(self.blobs.add_durably(theta_bytes(&state.theta), &keep))?;
                 let roots = Roots { theta, momentum };
                 self.candidate = Some((state, roots));
                 self.report(Report::Merged(round, roots));
@@ -356,10 +378,15 @@ impl Trainer {
         let Some(done) = self.private.contribution.as_ref().filter(|_| self.is_pending(round)) else {
             return Ok(());
         };
-        let blob = self.runtime.block_on(self.blobs.read(&done.blob))?;
-        let base = self.private.base;
-        let contribution = Contribution::read(blob, &self.layout, &self.charter.codec, &base)?;
-        self.feedback.restore(&contribution)?;
+        match self.runtime.block_on(self.blobs.read(&done.blob)) {
+            Ok(blob) => {
+                let base = self.private.base;
+                let contribution = Contribution::read(blob, &self.layout, &self.charter.codec, &base)?;
+                self.feedback.restore(&contribution)?;
+            }
+            // what it held is lost to the model, which costs a little quality and nothing else
+            Err(error) => self.report(Report::Skipped(round, format!("a contribution is lost: {error}"))),
+        }
         self.private.settled = true;
         self.save()
     }
@@ -400,6 +427,11 @@ impl Trainer {
         self.private.optimizer = self.learner.save();
         Ok(self.private.write(&self.folder.trainer())?)
     }
+}
+
+/// Whether an error says that the numbers, not the program or the disk, are bad.
+fn is_numeric(error: &LearnError) -> bool {
+    matches!(error, LearnError::NotFinite { .. })
 }
 
 /// Which replicas' held-out rows to read.

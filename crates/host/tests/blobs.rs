@@ -4,7 +4,7 @@ use atoll_host::{
     blobs::{Blobs, BlobsError, Keep, Size},
     folder::Folder,
     found::{Plan, begin, corpus_of},
-    network::{Network, Settings},
+    network::{Network, Settings, bind},
 };
 use atoll_outer::{Contribution, ErrorFeedback, blob_bytes_max};
 use atoll_protocol::{Charter, CheckReason, Hash, Keypair, Layout, PeerId, Round, charter::Member};
@@ -72,7 +72,10 @@ impl Side {
             bind: ([127, 0, 0, 1], 0).into(),
             peers,
         };
-        let (network, _) = Network::start(&key(number), charter, &settings, &blobs).await.unwrap();
+        let (network, _) = {
+            let endpoint = bind(&key(number), &settings).await.unwrap();
+            Network::start(endpoint, key(number).peer(), charter, &blobs).unwrap()
+        };
         Self {
             place,
             blobs,

@@ -290,7 +290,7 @@ impl State {
         held_out: MicroNats,
         events: &mut Vec<Event>,
     ) -> Outcome {
-        let quorum = self.charter().quorum(self.active().len());
+        let quorum = self.charter().decisive(self.active().len());
         let Some(due) = self.core_mut().checkpoint.as_mut().filter(|due| due.round == round) else {
             return Err(Refusal::NoCheckpointDue(round));
         };

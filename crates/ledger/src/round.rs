@@ -44,7 +44,7 @@ pub struct Peer {
     pub standing: Standing,
     /// How often it joined.
     pub joins: u32,
-    /// Rounds in a row that it missed.
+    /// Rounds in a row in which it did not commit, or did not reveal what it committed to.
     pub absent: u32,
     /// Rounds into which its contribution was merged.
     pub merged: u32,
@@ -166,12 +166,22 @@ impl RoundState {
         self.roster.binary_search(peer).ok()
     }
 
-    /// Whether `count` of equal roots there are, and which.
-    pub(crate) fn agreed_roots(&self, count: usize) -> Option<Roots> {
+    fn root_votes(&self) -> BTreeMap<Roots, usize> {
         let mut votes: BTreeMap<Roots, usize> = BTreeMap::new();
         for roots in self.roots.values() {
             *votes.entry(*roots).or_default() += 1;
         }
+        votes
+    }
+
+    /// How many peers posted the root that most peers posted.
+    pub(crate) fn most_equal_roots(&self) -> usize {
+        self.root_votes().into_values().max().unwrap_or(0)
+    }
+
+    /// Whether `count` of equal roots there are, and which.
+    pub(crate) fn agreed_roots(&self, count: usize) -> Option<Roots> {
+        let votes = self.root_votes();
         votes.into_iter().find(|(_, n)| *n >= count).map(|(roots, _)| roots)
     }
 }

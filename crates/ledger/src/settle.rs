@@ -180,20 +180,21 @@ impl State {
     }
 
     fn settle_merge(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
-        let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
-        if let Some(roots) = round.agreed_roots(quorum) {
+        let (round, charter) = (self.round(), self.charter());
+        let needed = charter.decisive(round.roster.len());
+        if let Some(roots) = round.agreed_roots(needed) {
             self.end(Outcome::Closed(roots), now, parent, events);
             return true;
         }
-        let all = round
-            .roster
-            .iter()
-            .all(|peer| round.roots.contains_key(peer) || self.is_excluded(peer));
-        let late = now >= round.since.after(self.charter().deadlines.merge) && round.roots.len() >= quorum;
-        if all || late {
+        let silent = |peer: &&PeerId| !round.roots.contains_key(*peer) && !self.is_excluded(peer);
+        let silent = round.roster.iter().filter(|peer| silent(peer)).count();
+        let hopeless = !round.roots.is_empty() && round.most_equal_roots() + silent < needed;
+        let late = now >= round.since.after(charter.deadlines.merge)
+            && round.roots.len() >= charter.quorum(round.roster.len());
+        if hopeless || late {
             self.end(Outcome::RootsSplit, now, parent, events);
         }
-        all || late
+        hopeless || late
     }
 
     fn end(&mut self, outcome: Outcome, now: Millis, parent: Hash, events: &mut Vec<Event>) {
@@ -258,7 +259,7 @@ impl State {
             let Some(peer) = self.core_mut().peers.get_mut(id) else {
                 continue;
             };
-            let missed = record.absent.contains(id);
+            let missed = record.absent.contains(id) || record.withheld.contains(id);
             peer.absent = if missed { peer.absent.saturating_add(1) } else { 0 };
             if peer.absent >= absent_max && peer.standing == Standing::Active {
                 peer.standing = Standing::Dormant;

@@ -4,7 +4,7 @@ use crate::{
     Fraction, Hash, InnerSteps, Millis, Nano, PeerId, encode,
     ids::Domain,
     layout,
-    limits::{MEMBERS_MAX, NAME_BYTES_MAX, PARAMETERS_MAX, ROUNDS_MAX},
+    limits::{DEADLINE_MS_MIN, MEMBERS_MAX, NAME_BYTES_MAX, PARAMETERS_MAX, ROUNDS_MAX},
 };
 use alloc::{
     collections::BTreeSet,
@@ -257,6 +257,13 @@ impl Charter {
         self.round.quorum.ceil_of(n)
     }
 
+    /// How many equal statements of `n` peers decide what θ or a checkpoint is: a quorum of them, and
+    /// always more than the members that may lie, however few take part.
+    pub fn decisive(&self, n: usize) -> usize {
+        let liars = self.members.len().saturating_sub(1) / 3;
+        self.quorum(n).max(liars + 1)
+    }
+
     /// Refuses the first value that cannot be, with its place and what is allowed.
     pub fn validate(&self) -> Result<(), CharterError> {
         within(
@@ -415,10 +422,10 @@ impl Codec {
 impl Deadlines {
     fn validate(&self) -> Result<(), CharterError> {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-        within("deadlines.grace_ms", self.grace.0, 1, DAY_MS)?;
-        within("deadlines.reveal_ms", self.reveal.0, 100, DAY_MS)?;
-        within("deadlines.check_ms", self.check.0, 100, DAY_MS)?;
-        within("deadlines.merge_ms", self.merge.0, 100, DAY_MS)?;
+        within("deadlines.grace_ms", self.grace.0, DEADLINE_MS_MIN, DAY_MS)?;
+        within("deadlines.reveal_ms", self.reveal.0, DEADLINE_MS_MIN, DAY_MS)?;
+        within("deadlines.check_ms", self.check.0, DEADLINE_MS_MIN, DAY_MS)?;
+        within("deadlines.merge_ms", self.merge.0, DEADLINE_MS_MIN, DAY_MS)?;
         within("deadlines.heartbeat_ms", self.heartbeat.0, 1000, DAY_MS)
     }
 }

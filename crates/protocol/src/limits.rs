@@ -21,7 +21,9 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Rounds in one run.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// How far a block's time may be ahead of a validator's own clock.
-pub const CLOCK_SKEW_MS_MAX: u64 = 10_000;
+pub const CLOCK_SKEW_MS_MAX: u64 = 1_000;
+/// The shortest deadline of a charter: a proposer whose clock is ahead must not be able to skip a phase.
+pub const DEADLINE_MS_MIN: u64 = 2 * CLOCK_SKEW_MS_MAX;
 
 /// Bytes of the largest `Check` transaction: every member judged, 33 bytes each and the frame.
 const CHECK_BYTES_MAX: usize = MEMBERS_MAX * 33 + 256;

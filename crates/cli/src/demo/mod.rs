@@ -28,7 +28,7 @@ use view::View;
 pub(crate) const PEERS: u32 = 4;
 pub(crate) const ROUNDS: u32 = 10;
 pub(crate) const INNER_STEPS: u32 = 20;
-/// No node says anything for this long: something is wrong.
+/// No node trains, and nothing happens on the ledger, for this long: something is wrong.
 const SILENCE: Duration = Duration::from_secs(120);
 
 /// Starts several nodes on this machine, each with its own process, key and folder. They train a small
@@ -136,12 +136,17 @@ fn introduce(arguments: &Arguments, demo: &Demo, parameters: usize) {
 async fn watch(view: &mut View, mut words: mpsc::UnboundedReceiver<Word>) -> anyhow::Result<Ending> {
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
+    let mut progress = tokio::time::Instant::now();
     loop {
         let word = tokio::select! {
             _ = &mut interrupt => return Ok(Ending::Interrupted),
-            word = tokio::time::timeout(SILENCE, words.recv()) => word,
+            word = tokio::time::timeout_at(progress + SILENCE, words.recv()) => word,
         };
-        match word.context("no node has said anything for two minutes")? {
+        let word = word.context("the nodes have made no progress for two minutes; their folders hold events.jsonl")?;
+        if !matches!(&word, Some(Word::Event(_, event)) if event["event"] == "traffic") {
+            progress = tokio::time::Instant::now();
+        }
+        match word {
             Some(Word::Event(node, event)) => view.see(node, &event),
             Some(Word::Ended(node)) => bail!(
                 "node {} ended before the run was done; its last words are above",

@@ -5,7 +5,7 @@ use anyhow::{Context as _, bail};
 use atoll_host::{
     audit::node_folders,
     charter_file,
-    folder::Folder,
+    folder::{Folder, FolderError},
     found::{self, Plan},
     identity,
 };
@@ -15,7 +15,11 @@ use std::{
     fs,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+/// How long nodes of a killed demo may take to end.
+const NODES_END: Duration = Duration::from_secs(20);
 
 /// A demo ready to start.
 pub(super) struct Demo {
@@ -46,12 +50,29 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
     if there {
         agrees(arguments, &charter, nodes.len())?;
     }
+    for node in &nodes {
+        wait_until_free(node).await?;
+    }
     assign_ports(&nodes)?;
     Ok(Demo {
         charter,
         nodes,
         resumed: there,
     })
+}
+
+/// After a demo was killed its nodes need a moment to notice and end.
+async fn wait_until_free(folder: &Folder) -> anyhow::Result<()> {
+    let deadline = Instant::now() + NODES_END;
+    loop {
+        match folder.lock() {
+            Ok(_) => return Ok(()),
+            Err(FolderError::InUse(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// What the user asks for now must be what the folder was made with.
@@ -86,8 +107,12 @@ fn agrees(arguments: &Arguments, charter: &Charter, nodes: usize) -> anyhow::Res
 async fn found(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = &arguments.dir;
     let mut name = dir.clone().into_os_string();
-    name.push(format!(".new-{}", std::process::id()));
+    name.push(".new");
     let beside = PathBuf::from(name);
+    if beside.exists() {
+        fs::remove_dir_all(&beside)
+            .with_context(|| format!("cannot remove the remains of an earlier try, {}", beside.display()))?;
+    }
     let made = make(arguments, &beside).await;
     if made.is_err() {
         let _ = fs::remove_dir_all(&beside); // the first error is the one to tell

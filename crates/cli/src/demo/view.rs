@@ -79,7 +79,7 @@ impl View {
             "round" => self.see_round(event),
             "traffic" => self.sent[node] = event["sent"].as_u64().unwrap_or(0),
             "done" => self.done[node] = true,
-            "diverged" | "merge_failed" | "broken" => {
+            "diverged" | "merge_failed" | "broken" | "skipped" => {
                 self.say(&format!("node {}: {}", node + 1, event["text"].as_str().unwrap_or("?")));
             }
             "excluded" | "dormant" => {

@@ -13,6 +13,9 @@ use std::{
     sync::Arc,
 };
 
+/// Blocks at the end that may be without a certificate: as many as consensus hands out unacknowledged.
+const UNPROVEN_MAX: u64 = 16;
+
 /// What the blocks say that is to be checked against blobs and checkpoints.
 #[derive(Debug, Default)]
 pub(super) struct History {
@@ -62,7 +65,7 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
         let height = block.header.height;
         let (next, events) = state
             .apply(&block)
-            .map_err(|source| RecordError::Refused { height, source })?;
+            .map_err(|cause| RecordError::Refused { height, cause })?;
         if let Some(certificate) = certificate {
             match verify_certificate(&charter.genesis(), &validators, &block.digest(), &certificate) {
                 Ok(_) => {
@@ -80,12 +83,16 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
         events.into_iter().for_each(|event| history.note(event));
         Ok(())
     })?;
-    if report.proven < report.height {
-        report.notes.push(format!(
-            "blocks {} to {} follow the last finality certificate and are not proven final",
-            report.proven.0 + 1,
-            report.height
-        ));
+    let unproven = report.height.0 - report.proven.0;
+    if unproven > 0 {
+        let (first, last) = (report.proven.0 + 1, report.height);
+        let what =
+            format!("blocks {first} to {last} have no finality certificate after them: nothing proves them final");
+        // a node that was stopped may have a few blocks whose proof is in a block that it never got
+        match unproven > UNPROVEN_MAX || report.proven.0 == 0 {
+            true => report.problem(folder.ledger().display(), what),
+            false => report.notes.push(what),
+        }
     }
     let theta = state.core().roots.theta;
     report.theta = Some(theta);

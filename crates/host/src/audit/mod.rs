@@ -150,11 +150,8 @@ impl Report {
 /// The folders of nodes in `path`: itself, or those directly below it, in order.
 pub fn node_folders(path: &Path) -> Vec<Folder> {
     // a damaged or missing file must not make a node's folder look like something else
-    let looks_like = |path: &Path| {
-        ["key", "charter.toml", "ledger.redb"]
-            .iter()
-            .any(|name| path.join(name).is_file())
-    };
+    let parts = ["key", "charter.toml", "ledger.redb", "seal", "node.toml"];
+    let looks_like = |path: &Path| parts.iter().any(|name| path.join(name).is_file());
     if looks_like(path) {
         return vec![Folder::at(path)];
     }
@@ -172,7 +169,12 @@ pub fn audit(path: &Path, mut progress: impl FnMut(&str)) -> Report {
     let folders = node_folders(path);
     let mut report = Report::default();
     if folders.is_empty() {
-        let what = "holds no node's folder; name the folder of a node, or one with nodes' folders in it".into();
+        let what = match path.is_dir() {
+            true => "holds no node's folder; name the folder of a node, or one with nodes' folders in it",
+            false if path.exists() => "is a file; name the folder of a node, or one with nodes' folders in it",
+            false => "does not exist",
+        };
+        let what = what.into();
         report.problems.push(Problem {
             place: path.display().to_string(),
             what,
@@ -181,8 +183,46 @@ pub fn audit(path: &Path, mut progress: impl FnMut(&str)) -> Report {
     for folder in &folders {
         report.folders.push(audit_folder(folder, &mut progress));
     }
+    if folders.iter().any(|folder| folder.path() != path) {
+        note_what_is_not_covered(path, &mut report);
+    }
     compare(&mut report);
     report
+}
+
+/// In a folder of nodes: members that have no folder in it, and files that belong to no node.
+fn note_what_is_not_covered(path: &Path, report: &mut Report) {
+    let names: Vec<String> = report.folders.iter().map(|folder| folder.node.clone()).collect();
+    let charter = report
+        .folders
+        .first()
+        .and_then(|first| charter_file::read(&Folder::at(&first.path).charter()).ok());
+    let absent: Vec<String> = charter
+        .iter()
+        .flat_map(|charter| charter.members.iter().map(|member| member.name.clone()))
+        .filter(|name| !names.contains(name))
+        .collect();
+    let Some(first) = report.folders.first_mut() else {
+        return;
+    };
+    if !absent.is_empty() {
+        first.notes.push(format!(
+            "members without a folder in {}: {}",
+            path.display(),
+            absent.join(", ")
+        ));
+    }
+    for entry in fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+    {
+        first.notes.push(format!(
+            "{} belongs to no node and is not checked",
+            entry.path().display()
+        ));
+    }
 }
 
 /// Nodes of one folder must be of one run.

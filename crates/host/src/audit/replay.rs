@@ -57,6 +57,17 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
     };
     replay.start(report);
     let last = history.rounds.last().map_or(0, |record| record.round.0);
+    if let Some(theta) = history
+        .theta
+        .filter(|theta| report.height.0 > 0 && blob(folder, theta).is_none())
+    {
+        let place = folder.blob(&theta).display().to_string();
+        let what = "θ after the last block is missing or damaged here; the node fetches it when it starts";
+        match folder.blob(&theta).exists() {
+            true => report.problem(place, what),
+            false => report.notes.push(format!("{place}: {what}")),
+        }
+    }
     for record in &history.rounds {
         replay.round(record, last, report);
         replay.checkpoint(history, record.round, report);
@@ -133,7 +144,7 @@ impl Replay<'_> {
 
     fn is_collected(&self, round: Round, last: u32) -> bool {
         let retention = self.charter.round.retention;
-        retention > 0 && round.0 + retention <= last
+        retention > 0 && u64::from(round.0) + u64::from(retention) <= u64::from(last)
     }
 
     fn merge(&self, record: &RoundRecord) -> anyhow::Result<OuterState> {
@@ -173,8 +184,13 @@ impl Replay<'_> {
         if !folder.exists() && recorded.is_none() {
             return;
         }
+        if recorded.is_some() && !folder.exists() {
+            report.notes.push(format!(
+                "the checkpoint of round {round} is on the ledger and not in this folder"
+            ));
+        }
         let (Some(state), Some(tokenizer)) = (&self.state, &self.tokenizer) else {
-            return;
+            return by_manifest(&folder, recorded, report);
         };
         let files = match checkpoint::files(&self.charter.model, &state.theta, tokenizer) {
             Ok(files) => files,
@@ -201,6 +217,29 @@ impl Replay<'_> {
         }
         report.checkpoints.push(round);
         others(&folder, &listed, report);
+    }
+}
+
+/// Where θ is not here any more: the files on disk must be those that the ledger records.
+fn by_manifest(folder: &std::path::Path, recorded: Option<Hash>, report: &mut FolderReport) {
+    if !folder.exists() {
+        return;
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut listed: Vec<(String, Hash)> = entries
+        .filter_map(|entry| {
+            let bytes = fs::read(entry.path()).ok()?;
+            Some((entry.file_name().to_string_lossy().into_owned(), Hash::of_blob(&bytes)))
+        })
+        .collect();
+    listed.sort();
+    match recorded {
+        Some(manifest) if manifest == manifest_of(&listed) => {}
+        Some(_) => report.problem(folder.display(), "its files are not those that the ledger records"),
+        None => report.problem(
+            folder.display(),
+            "no quorum recorded it and its θ is not here: nothing proves it",
+        ),
     }
 }
 
