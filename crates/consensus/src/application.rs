@@ -106,15 +106,17 @@ impl<E: Clock> commonware_consensus::Application<E> for Application {
         let Some((parent, skip)) = self.state_after(&mut ancestry).await else {
             return pending().await;
         };
-        let due = match parent.height() > self.ledger.last().height() {
-            true => self.due(&parent).min(now(&clock).after(FINALIZE)),
-            false => self.due(&parent),
-        };
+        let finalize = now(&clock).after(FINALIZE);
         loop {
             let arrived = self.ledger.arrived.notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
             let candidates = self.ledger.candidates(&skip);
+            // asked again each time: finality usually comes within milliseconds
+            let due = match parent.height() > self.ledger.last().height() {
+                true => self.due(&parent).min(finalize),
+                false => self.due(&parent),
+            };
             let now = now(&clock);
             if now >= due || !candidates.is_empty() {
                 let (block, state) = parent.draft(now.max(parent.time().after(Millis(1))), candidates);
