@@ -99,9 +99,9 @@ pub enum Effect {
     /// One's own contribution was not merged: add it back to the error feedback, then forget it. (One
     /// that the round's record names as merged is forgotten as it is.)
     Restore(Round),
-    /// Fetch θ with these roots from anyone who holds it, drop local training state that belongs to
-    /// another θ, report [`Input::Adopted`]. Replaces an adoption under way; nothing is fetched where
-    /// this θ is held.
+    /// Fetch θ with these roots from anyone who holds it, drop a merged copy of another θ, report
+    /// [`Input::Adopted`]. Error feedback and optimizer moments stay. Replaces an adoption under way;
+    /// nothing is fetched where this θ is held.
     Adopt(Roots),
     /// Write the checkpoint of θ and report [`Input::Checkpointed`].
     Checkpoint(Round),
