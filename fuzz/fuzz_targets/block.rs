@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
         let again = block.transactions.iter().take(8);
         let said = again.map(|entry| signed(entry.signer.0[0].into(), entry.body.action.clone()));
-        let (drafted, next) = state.draft(block.header.time, said);
+        let (drafted, next) = state.draft(block.header.time, said).into_parts();
         let (applied, _) = state.apply(&drafted).expect("who drafts and who applies agree");
-        assert_eq!(next, applied);
+        assert_eq!(*next, applied);
     }
 });

@@ -129,7 +129,6 @@ fn statements(state: &State, who: usize) -> [Action; 5] {
         Action::Reveal(reveal),
         Action::Check {
             round,
-            accepted: keys().iter().map(Keypair::peer).collect(),
             refused: Vec::new(),
         },
         Action::MergeRoot {
@@ -146,8 +145,9 @@ pub fn run() -> Vec<(State, Block)> {
     let mut run = Vec::new();
     for step in 0..5 {
         let said = (0..3).map(|who| signed(who, statements(&state, who)[step].clone()));
-        let (block, next) = state.draft(Millis(1_000 * (step as u64 + 1)), said.collect::<Vec<_>>());
-        run.push((std::mem::replace(&mut state, next), block));
+        let drafted = state.draft(Millis(1_000 * (step as u64 + 1)), said.collect::<Vec<_>>());
+        let (block, next) = drafted.into_parts();
+        run.push((std::mem::replace(&mut state, Arc::unwrap_or_clone(next)), block));
     }
     run
 }

@@ -17,6 +17,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("atoll-learner", &["atoll-protocol", "atoll-outer"]),
     // 2
     ("atoll-consensus", &["atoll-protocol", "atoll-ledger"]),
+    (
+        "atoll-simulator",
+        &[
+            "atoll-protocol",
+            "atoll-ledger",
+            "atoll-outer",
+            "atoll-node",
+            "atoll-learner",
+        ],
+    ),
     // 3
     (
         "atoll-host",
@@ -30,7 +40,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // 4
-    ("atoll", &["atoll-protocol", "atoll-ledger", "atoll-host"]),
+    (
+        "atoll",
+        &["atoll-protocol", "atoll-ledger", "atoll-host", "atoll-simulator"],
+    ),
     ("xtask", &[]),
 ];
 

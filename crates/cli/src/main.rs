@@ -6,6 +6,7 @@ mod found;
 mod model;
 mod node;
 mod plot;
+mod sim;
 mod status;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +40,8 @@ enum Command {
     Generate(model::GenerateArguments),
     /// Measure a checkpoint's loss on a text
     Eval(model::EvalArguments),
+    /// Simulate a whole network in virtual time, and check what must hold
+    Sim(sim::Arguments),
     /// Say where a run stands
     Status(status::Arguments),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Generate(arguments) => model::generate(&arguments),
         Command::Eval(arguments) => model::eval(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
     };
     match done {

@@ -119,9 +119,10 @@ impl<E: Clock> commonware_consensus::Application<E> for Application {
             };
             let now = now(&clock);
             if now >= due || !candidates.is_empty() {
-                let (block, state) = parent.draft(now.max(parent.time().after(Millis(1))), candidates);
+                let drafted = parent.draft(now.max(parent.time().after(Millis(1))), candidates);
+                let (block, state) = drafted.into_parts();
                 if now >= due || !block.transactions.is_empty() {
-                    self.ledger.remember(&block, state);
+                    self.ledger.remember(&block, Arc::unwrap_or_clone(state));
                     return Some(Block::new(block).digested());
                 }
             }

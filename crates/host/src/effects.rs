@@ -7,8 +7,8 @@ use crate::{
 };
 use anyhow::Context as _;
 use atoll_consensus::Handle;
-use atoll_ledger::{Event, Outcome, Planned, Roots, RoundRecord};
-use atoll_node::{Effect, Input, Notice};
+use atoll_ledger::{Outcome, Planned, Roots, RoundRecord};
+use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, blob_bytes_max};
 use atoll_protocol::{
     Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, transaction::Reveal,
@@ -137,13 +137,13 @@ impl World {
                     let _ = inputs.send(Input::Timer(timer));
                 });
             }
-            Effect::Notice(Notice::Ledger(Event::RoundEnded(record))) => self.round_ended(&record).await?,
             Effect::Notice(_) => {}
         }
         Ok(())
     }
 
-    async fn round_ended(&mut self, record: &RoundRecord) -> anyhow::Result<()> {
+    /// A round is over: its fetches end, and its contribution is settled if it was merged.
+    pub(crate) async fn round_ended(&mut self, record: &RoundRecord) -> anyhow::Result<()> {
         self.fetches.drain(..).for_each(|fetch| fetch.abort());
         self.round = record.round.next();
         if let Outcome::Closed(roots) = record.outcome {

@@ -319,10 +319,9 @@ mod tests {
             false => Action::Leave { sequence },
         };
         let genesis = state.core().genesis;
-        state.draft(
-            Millis(0),
-            [key.sign(Domain::Transaction, Transaction { genesis, action })],
-        )
+        let said = key.sign(Domain::Transaction, Transaction { genesis, action });
+        let (block, after) = state.draft(Millis(0), [said]).into_parts();
+        (block, Arc::unwrap_or_clone(after))
     }
 
     #[test]

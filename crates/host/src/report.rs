@@ -52,7 +52,8 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
     })
 }
 
-fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
+/// What a block changed; the small steps within a round are left out.
+pub fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
     let name = |peer: &PeerId| charter.name_of(peer);
     Some(match event {
         Event::Joined(peer) => json!({ "event": "joined", "peer": name(peer) }),
@@ -83,10 +84,9 @@ fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
     })
 }
 
-/// A notice of the node machine; the small steps within a round are left out.
-pub fn notice(charter: &Charter, notice: &Notice) -> Option<Value> {
-    Some(match notice {
-        Notice::Ledger(event) => return ledger_event(charter, event),
+/// A notice of the node machine.
+pub fn notice(notice: &Notice) -> Value {
+    match notice {
         Notice::Diverged { round, ours, agreed } => json!({
             "event": "diverged",
             "round": round.0,
@@ -98,7 +98,7 @@ pub fn notice(charter: &Charter, notice: &Notice) -> Option<Value> {
         Notice::MergeFailed { round, reason } => {
             json!({ "event": "merge_failed", "round": round.0, "text": reason })
         }
-    })
+    }
 }
 
 /// A report of the trainer.

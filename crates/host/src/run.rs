@@ -14,7 +14,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use atoll_consensus::{Config, Finalized, Handle};
 use atoll_learner::data::{Dataset, Manifest, Tokenizer};
-use atoll_ledger::{Event, Phase, Roots, RoundRecord, State};
+use atoll_ledger::{Applied, Event, Phase, Roots, RoundRecord, State};
 use atoll_node::{Effect, Input, Node};
 use atoll_outer::OuterState;
 use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, limits::BLOB_BYTES_MAX};
@@ -246,7 +246,13 @@ impl<T: FnMut(&Value)> Running<T> {
                     None => bail!("the trainer thread ended; its last messages say why"),
                 },
                 last = finals.recv() => match last {
-                    Some(last) => self.on_final(last)?,
+                    Some(last) => match self.on_final(node, last)? {
+                        Some(applied) => {
+                            self.tell_events(&applied, world).await?;
+                            Input::Final(applied)
+                        }
+                        None => continue,
+                    },
                     None => bail!("consensus gives no more blocks"),
                 },
             };
@@ -275,9 +281,7 @@ impl<T: FnMut(&Value)> Running<T> {
     async fn carry_out(&mut self, world: &mut World, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
         for effect in effects.drain(..) {
             if let Effect::Notice(notice) = &effect {
-                if let Some(value) = report::notice(&self.charter, notice) {
-                    self.log.tell(&value);
-                }
+                self.log.tell(&report::notice(notice));
                 if let atoll_node::Notice::Broken(text) = notice {
                     bail!("{text}");
                 }
@@ -294,12 +298,32 @@ impl<T: FnMut(&Value)> Running<T> {
             .tell(&json!({ "event": "traffic", "sent": sent, "received": received, "connected": connected }));
     }
 
-    /// Writes the block to disk before anyone acts on it.
-    fn on_final(&mut self, last: Finalized) -> anyhow::Result<Input> {
+    /// Checks the block and writes it to disk before anyone acts on it. None for one that is there already.
+    fn on_final(&mut self, node: &Node, last: Finalized) -> anyhow::Result<Option<Arc<Applied>>> {
+        let state = node.state();
+        let height = last.block.header.height;
+        if height <= state.height() {
+            last.acknowledge();
+            return Ok(None);
+        }
+        let applied = state.advance(last.block.clone());
+        let applied = applied.with_context(|| format!("final block {height} does not apply"))?;
         self.record.append(&last.block, last.certificate.as_deref())?;
-        let block = last.block.clone();
         last.acknowledge();
-        Ok(Input::Final(Box::new(block)))
+        Ok(Some(Arc::new(applied)))
+    }
+
+    /// What a block changed, for people, and for what the world keeps of rounds.
+    async fn tell_events(&mut self, applied: &Applied, world: &mut World) -> anyhow::Result<()> {
+        for event in applied.events() {
+            if let Some(value) = report::ledger_event(&self.charter, event) {
+                self.log.tell(&value);
+            }
+            if let Event::RoundEnded(record) = event {
+                world.round_ended(record).await?;
+            }
+        }
+        Ok(())
     }
 
     fn on_report(&mut self, report: Report) -> anyhow::Result<Option<Input>> {
@@ -342,14 +366,11 @@ impl<T: FnMut(&Value)> Running<T> {
             theta,
         };
         let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
-        let pending = trainer
-            .contribution()
-            .filter(|(_, settled)| !settled)
-            .map(|(done, _)| done.clone());
+        let pending = trainer.pending().cloned();
         let current = past.state.round().number;
         let mut first_orders = Vec::new();
         let mine = pending.clone().filter(|done| done.round == current);
-        let node = Node::new(me, past.state, holds, mine);
+        let node = Node::new(me, Arc::new(past.state), holds, mine);
         if let Some(done) = pending.filter(|done| done.round < current) {
             // its round ended while this node was away
             let record = past.records.get(&done.round);

@@ -18,7 +18,7 @@ use atoll_ledger::{
     assign::{Purpose, Share},
 };
 use atoll_node::Contribution as Done;
-use atoll_outer::{Contribution, ErrorFeedback, OuterState, merge, pseudo_gradient, theta_bytes, theta_from_bytes};
+use atoll_outer::{Contribution, ErrorFeedback, OuterState, Pending, Replica, replica, theta_bytes, theta_from_bytes};
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens, charter::OuterOptimizer,
     transaction::Reveal,
@@ -91,7 +91,7 @@ pub enum Report {
 /// Everything that the trainer works with.
 pub struct Trainer {
     charter: Arc<Charter>,
-    layout: Layout,
+    layout: Arc<Layout>,
     me: PeerId,
     genesis: Hash,
     folder: Folder,
@@ -101,11 +101,7 @@ pub struct Trainer {
     learner: BurnLearner,
     dataset: Dataset,
     tokenizer: Tokenizer,
-    outer: OuterState,
-    roots: Roots,
-    candidate: Option<(OuterState, Roots)>,
-    feedback: ErrorFeedback,
-    private: Private,
+    replica: Replica,
 }
 
 /// What a trainer is made from.
@@ -138,18 +134,19 @@ impl Trainer {
             tokenizer,
             theta: (outer, roots),
         } = parts;
-        let layout = Layout::of(&charter.model);
+        let layout = Arc::new(Layout::of(&charter.model));
         let mut learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::default())?;
         let genesis = charter.genesis();
-        let saved = Private::read(&folder.trainer(), genesis)?;
-        let feedback = match &saved {
-            Some(saved) => ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?,
-            None => ErrorFeedback::new(layout.parameters),
-        };
-        if let Some(saved) = &saved {
+        let (mut feedback, mut pending) = (ErrorFeedback::new(layout.parameters), None);
+        if let Some(saved) = Private::read(&folder.trainer(), genesis)? {
+            feedback = ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?;
             learner.restore(&saved.optimizer)?;
+            let base = saved.base;
+            let open = saved.contribution.filter(|_| !saved.settled);
+            pending = open.map(|reveal| Pending { reveal, base });
         }
-        let private = saved.unwrap_or_else(|| Private::new(genesis, feedback.to_bytes(), learner.save()));
+        let theta = (outer, (roots.theta, roots.momentum));
+        let replica = Replica::new(charter.clone(), layout.clone(), theta, feedback, pending);
         Ok(Self {
             charter,
             layout,
@@ -162,20 +159,13 @@ impl Trainer {
             learner,
             dataset,
             tokenizer,
-            outer,
-            roots,
-            candidate: None,
-            feedback,
-            private,
+            replica,
         })
     }
 
-    /// The contribution on disk and whether its fate is settled.
-    pub fn contribution(&self) -> Option<(&Done, bool)> {
-        self.private
-            .contribution
-            .as_ref()
-            .map(|done| (done, self.private.settled))
+    /// The contribution on disk whose fate is open.
+    pub fn pending(&self) -> Option<&Done> {
+        self.replica.pending().map(|pending| &pending.reveal)
     }
 
     /// Runs until the orders end.
@@ -199,7 +189,7 @@ impl Trainer {
             Order::Merge(round, plan, blobs) => self.merge(round, &plan, blobs),
             Order::Advance(roots) => self.advance(roots),
             Order::Discard => {
-                self.candidate = None;
+                self.replica.discard();
                 Ok(())
             }
             Order::Restore(round) => self.restore(round),
@@ -210,7 +200,7 @@ impl Trainer {
     }
 
     fn train(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<()> {
-        if let Some(earlier) = self.unsettled() {
+        if let Some(earlier) = self.pending().map(|done| done.round) {
             self.restore(earlier)?; // its round is over, and this one would take its place on disk
         }
         let started = self.learner.save();
@@ -228,7 +218,7 @@ impl Trainer {
 
     /// The contribution to a round, on disk; nothing if the training was stopped.
     fn trained(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<Option<Done>> {
-        self.learner.write(&self.outer.theta)?;
+        self.learner.write(self.replica.theta())?;
         let replica = HeldOut {
             replica: share.replica,
             replicas: share.replicas,
@@ -239,11 +229,7 @@ impl Trainer {
         let Some(train_loss) = self.inner_steps(round, share, stop)? else {
             return Ok(None);
         };
-        let delta = pseudo_gradient(&self.outer.theta, &self.learner.read())?;
-        let codec = &self.charter.codec;
-        let blob = self
-            .feedback
-            .contribute(delta, codec, &self.layout, &self.roots.theta)?;
+        let blob = self.replica.contribute(&self.learner.read())?;
         let rules = &self.charter.round;
         let done = Reveal {
             round,
@@ -256,17 +242,9 @@ impl Trainer {
         };
         self.runtime
             .block_on(self.blobs.add_durably(blob, &Keep::Contribution(round, self.me)))?;
-        self.private.contribution = Some(done.clone());
-        self.private.base = self.roots.theta;
-        self.private.settled = false;
+        self.replica.set_pending(done.clone());
         self.save()?;
         Ok(Some(done))
-    }
-
-    /// The round of a contribution whose fate was never heard of.
-    fn unsettled(&self) -> Option<Round> {
-        let contribution = self.private.contribution.as_ref().filter(|_| !self.private.settled);
-        contribution.map(|done| done.round)
     }
 
     /// H steps; nothing if they were stopped. Gives the mean loss.
@@ -338,7 +316,7 @@ impl Trainer {
                 self.runtime
                     .block_on(self.blobs.add_durably(theta_bytes(&state.theta), &keep))?;
                 let roots = Roots { theta, momentum };
-                self.candidate = Some((state, roots));
+                self.replica.put_beside(state, (theta, momentum));
                 self.report(Report::Merged(round, roots));
             }
             Err(error) => self.report(Report::MergeFailed(round, format!("{error:#}"))),
@@ -347,68 +325,46 @@ impl Trainer {
     }
 
     fn merged(&self, plan: &[Planned], blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
-        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, &self.roots.theta)?;
-        apply_plan(&self.outer, plan, &contributions, &self.charter, &self.layout)
+        let base = self.replica.roots().0;
+        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, &base)?;
+        apply_plan(self.replica.outer(), plan, &contributions, &self.charter, &self.layout)
     }
 
     fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
-        match self.candidate.take() {
-            Some((state, ours)) if ours == roots => {
-                self.outer = state;
-                self.roots = roots;
-                Ok(())
-            }
-            _ => bail!(
-                "asked to advance to θ {}, which was not merged here",
-                roots.theta.short()
-            ),
-        }
-    }
-
-    fn is_pending(&self, round: Round) -> bool {
-        !self.private.settled
-            && self
-                .private
-                .contribution
-                .as_ref()
-                .is_some_and(|done| done.round == round)
+        Ok(self.replica.advance((roots.theta, roots.momentum))?)
     }
 
     fn restore(&mut self, round: Round) -> anyhow::Result<()> {
-        let Some(done) = self.private.contribution.as_ref().filter(|_| self.is_pending(round)) else {
+        let Some(done) = self.pending().filter(|done| done.round == round) else {
             return Ok(());
         };
-        match self.runtime.block_on(self.blobs.read(&done.blob)) {
-            Ok(blob) => {
-                let base = self.private.base;
-                let contribution = Contribution::read(blob, &self.layout, &self.charter.codec, &base)?;
-                self.feedback.restore(&contribution)?;
+        let blob = match self.runtime.block_on(self.blobs.read(&done.blob)) {
+            Ok(blob) => Some(blob),
+            Err(error) => {
+                self.report(Report::Skipped(round, format!("a contribution is lost: {error}")));
+                None
             }
-            // what it held is lost to the model, which costs a little quality and nothing else
-            Err(error) => self.report(Report::Skipped(round, format!("a contribution is lost: {error}"))),
-        }
-        self.private.settled = true;
+        };
+        self.replica.restore(round, blob)?;
         self.save()
     }
 
     fn settle(&mut self, round: Round) -> anyhow::Result<()> {
-        if self.is_pending(round) {
-            self.private.settled = true;
-            self.save()?;
+        match self.replica.settle(round) {
+            true => self.save(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn adopt(&mut self, roots: Roots, theta: &[u8], momentum: Option<&[u8]>) -> anyhow::Result<()> {
-        self.outer = state_of(&self.charter, &self.layout, theta, momentum)?;
-        self.roots = roots;
-        self.candidate = None;
+        let outer = state_of(&self.charter, &self.layout, theta, momentum)?;
+        self.replica.adopt(outer, (roots.theta, roots.momentum));
         self.report(Report::Adopted(roots));
         Ok(())
     }
 
     fn checkpoint(&mut self, round: Round) -> anyhow::Result<()> {
-        self.learner.write(&self.outer.theta)?;
+        self.learner.write(self.replica.theta())?;
         let members = self.charter.members.len() as u64;
         let held_out = self.held_out(&HeldOut {
             replica: 0,
@@ -416,16 +372,20 @@ impl Trainer {
             parts: members,
         })?;
         let folder = self.folder.checkpoint(round);
-        let files = checkpoint::export(&folder, &self.charter.model, &self.outer.theta, &self.tokenizer)
+        let files = checkpoint::export(&folder, &self.charter.model, self.replica.theta(), &self.tokenizer)
             .with_context(|| format!("cannot write the checkpoint {}", folder.display()))?;
         self.report(Report::Checkpointed(round, manifest_of(&files), micro_nats(held_out)));
         Ok(())
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        self.private.feedback = self.feedback.to_bytes();
-        self.private.optimizer = self.learner.save();
-        Ok(self.private.write(&self.folder.trainer())?)
+        let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.learner.save());
+        if let Some(pending) = self.replica.pending() {
+            private.contribution = Some(pending.reveal.clone());
+            private.base = pending.base;
+            private.settled = false;
+        }
+        Ok(private.write(&self.folder.trainer())?)
     }
 }
 
@@ -494,8 +454,5 @@ pub fn apply_plan(
         .zip(contributions)
         .map(|(entry, c)| (entry.peer, entry.tokens, c))
         .collect();
-    let delta = merge(layout, &inputs)?;
-    let mut state = outer.clone();
-    state.step(&charter.outer, &delta)?;
-    Ok(state)
+    Ok(replica::merged(outer, &inputs, charter, layout)?)
 }

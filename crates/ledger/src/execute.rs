@@ -3,7 +3,7 @@
 use crate::{Checked, Committed, Event, Evidence, Peer, Phase, Refusal, Revealed, Roots, RoundState, Standing, State};
 use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{
-    Action, Domain, Hash, MicroNats, PeerId, Refused, Round, Signature, Signed, Tokens, Transaction, Verified,
+    Action, Domain, Hash, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction, Verified,
     charter::OuterOptimizer,
     limits::BLOB_BYTES_MAX,
     transaction::{Reveal, SignedTransaction, commitment},
@@ -21,7 +21,7 @@ impl State {
                 ours,
             });
         }
-        if !self.charter().keys().any(|key| key == transaction.signer) {
+        if !self.charter().is_member(&transaction.signer) {
             return Err(Refusal::NotAMember(transaction.signer));
         }
         Ok(transaction.clone().verify(Domain::Transaction)?)
@@ -40,11 +40,7 @@ impl State {
             Action::Leave { sequence } => self.leave(peer, *sequence, events),
             Action::Commit { round, commitment } => self.commit(peer, *round, *commitment, signature, events),
             Action::Reveal(reveal) => self.reveal(peer, reveal, signature, events),
-            Action::Check {
-                round,
-                accepted,
-                refused,
-            } => self.check(peer, *round, accepted, refused, events),
+            Action::Check { round, refused } => self.check(peer, *round, refused, events),
             Action::MergeRoot { round, theta, momentum } => self.merge_root(
                 peer,
                 *round,
@@ -216,14 +212,7 @@ impl State {
         }
     }
 
-    fn check(
-        &mut self,
-        peer: PeerId,
-        round: Round,
-        accepted: &[PeerId],
-        refused: &[Refused],
-        events: &mut Vec<Event>,
-    ) -> Outcome {
+    fn check(&mut self, peer: PeerId, round: Round, refused: &[RefusedReplica], events: &mut Vec<Event>) -> Outcome {
         let current = self.current(peer, round)?;
         if current.checks.contains_key(&peer) {
             return Err(Refusal::Repeated { peer, kind: "check" });
@@ -234,24 +223,18 @@ impl State {
                 phase: current.phase,
             });
         }
-        let ascending = accepted.windows(2).all(|pair| pair[0] < pair[1])
-            && refused.windows(2).all(|pair| pair[0].peer < pair[1].peer);
-        if !ascending {
-            return Err(Refusal::CheckList("lists must ascend by peer, without repeats"));
+        if !refused.windows(2).all(|pair| pair[0].replica < pair[1].replica) {
+            return Err(Refusal::CheckList("list must ascend by replica, without repeats"));
         }
-        let judged = |id: &PeerId| {
-            accepted.binary_search(id).is_ok() != refused.binary_search_by_key(id, |entry| entry.peer).is_ok()
+        let revealed = |entry: &RefusedReplica| {
+            let peer = current.roster.get(usize::from(entry.replica));
+            peer.is_some_and(|peer| current.reveals.contains_key(peer))
         };
-        let complete = current.reveals.keys().all(judged) && accepted.len() + refused.len() == current.reveals.len();
-        if !complete {
-            return Err(Refusal::CheckList(
-                "lists must name every revealed contribution once and nothing else",
-            ));
+        if !refused.iter().all(revealed) {
+            return Err(Refusal::CheckList("list may name revealed contributions only"));
         }
-        let checked = Checked {
-            accepted: accepted.to_vec(),
-            refused: refused.to_vec(),
-        };
+        let refused = refused.to_vec();
+        let checked = Checked { refused };
         self.core_mut().round.checks.insert(peer, checked);
         events.push(Event::Checked(round, peer));
         Ok(())

@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod applied;
 pub mod assign;
 mod event;
 mod execute;
@@ -20,6 +21,7 @@ mod round;
 mod settle;
 mod state;
 
+pub use applied::Applied;
 pub use event::{Event, Outcome, RoundRecord};
 pub use refusal::{BlockError, Refusal};
 pub use round::{Checked, Committed, Evidence, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing};

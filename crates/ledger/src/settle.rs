@@ -135,13 +135,10 @@ impl State {
     /// Contributions that a quorum holds, ascending by peer.
     fn plan(&self, quorum: usize) -> Vec<Planned> {
         let round = self.round();
+        let refusals = round.refusals();
         let held = |peer: &PeerId| {
-            round
-                .checks
-                .values()
-                .filter(|check| check.accepted.binary_search(peer).is_ok())
-                .count()
-                >= quorum
+            let refused = round.replica(peer).map_or(0, |place| refusals[place]);
+            round.checks.len() - refused >= quorum
         };
         let fit = |peer: &PeerId| held(peer) && !self.is_excluded(peer);
         let planned = |(peer, revealed): (&PeerId, &crate::Revealed)| Planned {
@@ -160,13 +157,13 @@ impl State {
 
     /// Revealed but not planned, each with the reason that most peers gave (the first of equals).
     fn refused(&self, plan: &[Planned]) -> Vec<Refused> {
-        let planned = |peer: &PeerId| plan.iter().any(|entry| entry.peer == *peer);
+        let planned = |peer: &PeerId| plan.binary_search_by_key(peer, |entry| entry.peer).is_ok();
         let reason = |peer: &PeerId| {
             let mut votes: BTreeMap<CheckReason, usize> = BTreeMap::new();
+            let place = self.round().replica(peer);
             let all = self.round().checks.values().flat_map(|check| &check.refused);
-            all.filter(|refused| refused.peer == *peer).for_each(|refused| {
-                *votes.entry(refused.reason).or_default() += 1;
-            });
+            let of_peer = all.filter(|refused| Some(usize::from(refused.replica)) == place);
+            of_peer.for_each(|refused| *votes.entry(refused.reason).or_default() += 1);
             let most = votes.values().max().copied();
             let first = votes.into_iter().find(|(_, n)| Some(*n) == most);
             first.map_or(CheckReason::Missing, |(reason, _)| reason)

@@ -1,6 +1,6 @@
 //! The state after a block, and how a block is made, checked and applied.
 
-use crate::{BlockError, Event, Evidence, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing};
+use crate::{Applied, BlockError, Event, Evidence, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing};
 use alloc::{collections::BTreeMap, format, sync::Arc, vec::Vec};
 use atoll_protocol::{
     Block, Charter, Domain, Hash, Header, Height, MicroNats, Millis, PeerId, Round, encode,
@@ -184,8 +184,8 @@ impl State {
         self.clone().execute(&verified, &mut Vec::new())
     }
 
-    /// A block of those `candidates` that are admissible in their order, and the state after it.
-    pub fn draft(&self, time: Millis, candidates: impl IntoIterator<Item = SignedTransaction>) -> (Block, Self) {
+    /// A block of those `candidates` that are admissible in their order.
+    pub fn draft(&self, time: Millis, candidates: impl IntoIterator<Item = SignedTransaction>) -> Applied {
         let (mut next, mut events) = (self.clone(), Vec::new());
         let (mut transactions, mut bytes) = (Vec::new(), HEADER_BYTES_MAX);
         for candidate in candidates {
@@ -216,7 +216,13 @@ impl State {
             validators: validators_root(&self.charter),
         };
         next.tip = header.digest();
-        (Block { header, transactions }, next)
+        Applied::new(Block { header, transactions }, next, events)
+    }
+
+    /// Checks and applies the next block, as [`State::apply`] does, and keeps the proof.
+    pub fn advance(&self, block: Block) -> Result<Applied, BlockError> {
+        let (state, events) = self.apply(&block)?;
+        Ok(Applied::new(block, state, events))
     }
 
     /// The state after `block` and what it changed. Every hash, signature and rule is checked.

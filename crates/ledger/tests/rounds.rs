@@ -3,7 +3,7 @@
 use atoll_ledger::{BlockError, Event, Outcome, Phase, Refusal, Standing, State};
 use atoll_protocol::{
     Action, ByteCount, CheckReason, Domain, Fraction, Hash, InnerSteps, Keypair, MicroNats, Millis, Nano, PeerId,
-    Refused, Round, Tokens, Transaction,
+    Refused, RefusedReplica, Round, Tokens, Transaction,
     charter::{
         CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
     },
@@ -117,9 +117,9 @@ impl World {
         let transaction = self.sign(who, action);
         self.state.admissible(&transaction)?;
         self.now += 1;
-        let (block, drafted) = self.state.draft(Millis(self.now), [transaction]);
+        let (block, drafted) = self.state.draft(Millis(self.now), [transaction]).into_parts();
         let (next, events) = self.state.apply(&block).unwrap();
-        assert_eq!(next, drafted, "who drafts and who checks come to the same state");
+        assert_eq!(next, *drafted, "who drafts and who checks come to the same state");
         self.state = next;
         self.events.extend(events);
         Ok(())
@@ -127,7 +127,7 @@ impl World {
 
     fn wait(&mut self, length: u64) {
         self.now += length;
-        let (block, _) = self.state.draft(Millis(self.now), []);
+        let (block, _) = self.state.draft(Millis(self.now), []).into_parts();
         let (next, events) = self.state.apply(&block).unwrap();
         self.state = next;
         self.events.extend(events);
@@ -166,26 +166,17 @@ impl World {
     }
 
     fn check(&mut self, who: usize, refuse: &[(usize, CheckReason)]) -> Result<(), Refusal> {
-        let refused: Vec<_> = refuse
+        let place = |of: &usize| self.state.round().replica(&self.peer(*of)).unwrap() as u16;
+        let mut refused: Vec<_> = refuse
             .iter()
-            .map(|(of, reason)| Refused {
-                peer: self.peer(*of),
+            .map(|(of, reason)| RefusedReplica {
+                replica: place(of),
                 reason: *reason,
             })
             .collect();
-        let accepted = self.state.round().reveals.keys().copied();
-        let accepted = accepted
-            .filter(|peer| !refused.iter().any(|entry| entry.peer == *peer))
-            .collect();
+        refused.sort_by_key(|entry| entry.replica);
         let round = self.state.round().number;
-        self.say(
-            who,
-            Action::Check {
-                round,
-                accepted,
-                refused,
-            },
-        )
+        self.say(who, Action::Check { round, refused })
     }
 
     fn root(&mut self, who: usize, theta: u8) -> Result<(), Refusal> {
@@ -499,7 +490,8 @@ fn strangers_forgers_and_other_runs_are_refused() {
 #[test]
 fn a_block_that_does_not_fit_is_refused() {
     let w = World::new(2);
-    let (good, _) = w.state.draft(Millis(5_000), [w.sign(0, Action::Join { sequence: 0 })]);
+    let drafted = w.state.draft(Millis(5_000), [w.sign(0, Action::Join { sequence: 0 })]);
+    let (good, _) = drafted.into_parts();
     let refused = |change: &dyn Fn(&mut atoll_protocol::Block)| {
         let mut block = good.clone();
         change(&mut block);
@@ -550,6 +542,35 @@ fn a_block_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_check_that_names_what_was_not_revealed_is_refused() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..3).for_each(|who| w.reveal(who).unwrap());
+    w.wait(5_000);
+    let round = w.state.round().number;
+    let entry = |replica| RefusedReplica {
+        replica,
+        reason: CheckReason::Missing,
+    };
+    let lists = [
+        vec![entry(3)],
+        vec![entry(4)],
+        vec![entry(u16::MAX)],
+        vec![entry(1), entry(0)],
+        vec![entry(0); 2],
+    ];
+    for refused in lists {
+        let check = Action::Check { round, refused };
+        assert!(
+            matches!(w.say(0, check.clone()), Err(Refusal::CheckList(_))),
+            "{check:?}"
+        );
+    }
+    w.check(0, &[(1, CheckReason::Malformed)]).unwrap();
+}
+
+#[test]
 fn checkpoints_are_recorded_by_a_quorum() {
     let mut w = World::new(4);
     w.join_all();
@@ -582,7 +603,7 @@ proptest! {
                 0 => { let (genesis, peer, round) = (w.state.core().genesis, w.peer(who), w.state.round().number);
                        Some(Action::Commit { round, commitment: commitment(&genesis, &peer, round, &World::blob(who)) }) }
                 1 => Some(Action::Reveal(w.reveal_of(who))),
-                2 => Some(Action::Check { round: w.state.round().number, accepted: w.state.round().reveals.keys().copied().collect(), refused: vec![] }),
+                2 => Some(Action::Check { round: w.state.round().number, refused: vec![] }),
                 3 => Some(Action::MergeRoot { round: w.state.round().number, theta: Hash([arg % 2; 32]), momentum: None }),
                 4 => Some(Action::Leave { sequence: 1 }),
                 5 => Some(Action::Join { sequence: u32::from(arg % 3) }),
@@ -590,9 +611,10 @@ proptest! {
                 _ => None,
             };
             w.now += u64::from(arg) * 100;
-            let (block, drafted) = w.state.draft(Millis(w.now), transaction.map(|action| w.sign(who, action)));
+            let drafted = w.state.draft(Millis(w.now), transaction.map(|action| w.sign(who, action)));
+            let (block, drafted) = drafted.into_parts();
             let (next, _) = w.state.apply(&block).unwrap();
-            prop_assert_eq!(&next, &drafted);
+            prop_assert_eq!(&next, &*drafted);
             let round = next.round();
             prop_assert!(round.plan.iter().all(|entry| round.reveals[&entry.peer].reveal.blob == entry.blob));
             w.state = next;

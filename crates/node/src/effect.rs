@@ -1,8 +1,8 @@
 //! What goes in and what comes out.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
-use atoll_ledger::{Event, Planned, Roots, assign::Share};
-use atoll_protocol::{Action, Block, CheckReason, Hash, MicroNats, Millis, PeerId, Round, transaction::Reveal};
+use alloc::{string::String, sync::Arc, vec::Vec};
+use atoll_ledger::{Applied, Planned, Roots, assign::Share};
+use atoll_protocol::{Action, CheckReason, Hash, MicroNats, Millis, PeerId, Round, transaction::Reveal};
 
 /// A finished round's work: encoded, stored on disk, and noted so that a crash cannot make another.
 pub type Contribution = Reveal;
@@ -10,8 +10,8 @@ pub type Contribution = Reveal;
 /// What a machine is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The next final block.
-    Final(Box<Block>),
+    /// The next final block. The owner folds over its events too, for people and for what it keeps.
+    Final(Arc<Applied>),
     /// Inner steps are done and the contribution is on disk.
     Trained(Contribution),
     /// A revealed blob was fetched and found well formed, or not.
@@ -121,8 +121,6 @@ pub enum Effect {
 /// Something that people may want to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// The ledger moved.
-    Ledger(Event),
     /// Our θ is not the one that a quorum agreed on.
     Diverged {
         /// The round.
@@ -132,7 +130,7 @@ pub enum Notice {
         /// Agreed.
         agreed: Roots,
     },
-    /// A final block does not apply here: this build or this disk is wrong.
+    /// A final block does not follow the one before: this build or this disk is wrong.
     Broken(String),
     /// A plan could not be merged here.
     MergeFailed {

@@ -1,9 +1,9 @@
 //! The machine's state and its one door, [`Node::step`].
 
 use crate::{Contribution, Effect, Input, Notice, Timer};
-use alloc::{collections::BTreeMap, format, vec::Vec};
-use atoll_ledger::{Phase, Roots, Standing, State};
-use atoll_protocol::{Action, Block, CheckReason, Millis, PeerId, Round};
+use alloc::{format, sync::Arc, vec::Vec};
+use atoll_ledger::{Applied, Phase, Roots, Standing, State};
+use atoll_protocol::{Action, CheckReason, Millis, PeerId, Round};
 
 /// A block older than this is history being caught up with: track it, but do not act on it.
 pub const STALE: Millis = Millis(5_000);
@@ -32,17 +32,28 @@ pub(crate) enum Activity {
     Adopting(Roots),
 }
 
+/// What is known of a revealed contribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing was asked.
+    Unasked,
+    /// A fetch is under way.
+    Asked,
+    /// It was fetched, or found unfit.
+    Known(Result<(), CheckReason>),
+}
+
 /// One peer's machine.
 #[derive(Debug, Clone)]
 pub struct Node {
     pub(crate) me: PeerId,
-    pub(crate) state: State,
+    pub(crate) state: Arc<State>,
     /// Roots of the θ that the owner holds.
     pub(crate) holds: Roots,
     /// The contribution on disk, if its round is not over.
     pub(crate) mine: Option<Contribution>,
-    /// Verdicts on the current round's reveals; none while a fetch is under way.
-    pub(crate) verdicts: BTreeMap<PeerId, Option<Result<(), CheckReason>>>,
+    /// What is known of the current round's contributions, by replica; grows as they are asked for.
+    pub(crate) verdicts: Vec<Verdict>,
     pub(crate) activity: Activity,
     pub(crate) merge: Option<Merge>,
     /// A closed round that could not be merged here, or not to the agreed root: others must give θ.
@@ -58,10 +69,10 @@ pub struct Node {
 
 impl Node {
     /// A machine that continues from `state`, holding the θ of `holds` and, after a crash, the
-    /// contribution that was on disk. `state` must be that of the last block whose effects were all
-    /// carried out; the blocks after it are delivered again. A contribution to a round that is over in
-    /// `state` is the owner's to settle: the round's record says whether it was merged.
-    pub fn new(me: PeerId, state: State, holds: Roots, mine: Option<Contribution>) -> Self {
+    /// contribution that was on disk. `state` is that of the last block on disk; effects of that block
+    /// which a crash prevented are found again in [`Node::start`]. A contribution to a round that is over
+    /// in `state` is the owner's to settle: the round's record says whether it was merged.
+    pub fn new(me: PeerId, state: Arc<State>, holds: Roots, mine: Option<Contribution>) -> Self {
         let checkpoint = state.core().checkpoint.as_ref();
         let checkpoint = checkpoint
             .filter(|due| !due.statements.contains_key(&me))
@@ -71,7 +82,7 @@ impl Node {
             state,
             holds,
             mine,
-            verdicts: BTreeMap::new(),
+            verdicts: Vec::new(),
             activity: Activity::Idle,
             merge: None,
             spoiled: None,
@@ -83,8 +94,16 @@ impl Node {
     }
 
     /// The ledger as of the last block.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    /// Contributions of the current round that are asked for or judged: at most one a replica.
+    pub fn judged(&self) -> usize {
+        self.verdicts
+            .iter()
+            .filter(|verdict| **verdict != Verdict::Unasked)
+            .count()
     }
 
     /// Asks to be called back once the first blocks from others had time to arrive.
@@ -119,7 +138,7 @@ impl Node {
     /// Applies one input. Never blocks; effects leave through `out`, in order.
     pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Effect>) {
         match input {
-            Input::Final(block) => self.on_block(now, &block, out),
+            Input::Final(applied) => self.on_block(now, &applied, out),
             Input::Trained(contribution) => self.on_trained(contribution, out),
             Input::Fetched { round, peer, verdict } => self.on_fetched(round, peer, verdict, out),
             Input::Merged { round, roots } => self.on_merged(round, roots, out),
@@ -142,26 +161,23 @@ impl Node {
         }
     }
 
-    fn on_block(&mut self, now: Millis, block: &Block, out: &mut Vec<Effect>) {
-        if block.header.height <= self.state.height() {
+    fn on_block(&mut self, now: Millis, applied: &Applied, out: &mut Vec<Effect>) {
+        if applied.height() <= self.state.height() {
             return; // delivered at least once
         }
-        let (next, events) = match self.state.apply(block) {
-            Ok(applied) => applied,
-            Err(error) => {
-                let text = format!("final block {} does not apply: {error}", block.header.height);
-                out.push(Effect::Notice(Notice::Broken(text)));
-                return;
-            }
-        };
-        self.state = next;
-        self.live = block.header.time.after(STALE) >= now;
+        if !applied.follows(&self.state) {
+            let (next, last) = (applied.height(), self.state.height());
+            let text = format!("final block {next} does not follow our block {last}");
+            out.push(Effect::Notice(Notice::Broken(text)));
+            return;
+        }
+        self.state = applied.state().clone();
+        self.live = self.state.time().after(STALE) >= now;
         if !self.live {
             self.resume_later(now, out);
         }
-        for event in events {
-            out.push(Effect::Notice(Notice::Ledger(event.clone())));
-            self.on_event(now, &event, out);
+        for event in applied.events() {
+            self.on_event(now, event, out);
         }
     }
 

@@ -2,12 +2,12 @@
 
 use crate::{
     Contribution, Effect, Node, Notice, Timer,
-    machine::{Activity, Merge},
+    machine::{Activity, Merge, Verdict},
 };
 use alloc::{string::String, vec::Vec};
 use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Millis, PeerId, Refused, Round,
+    Action, CheckReason, Millis, PeerId, RefusedReplica, Round,
     transaction::{Reveal, commitment},
 };
 
@@ -148,14 +148,23 @@ impl Node {
     }
 
     fn fetch(&mut self, peer: PeerId, reveal: &Reveal, out: &mut Vec<Effect>) {
-        if self.verdicts.contains_key(&peer) || !self.in_roster() {
+        let replica = self.state.round().replica(&peer).filter(|_| self.in_roster());
+        let Some(verdict) = replica.and_then(|replica| self.verdict_mut(replica)) else {
             return;
+        };
+        if *verdict == Verdict::Unasked {
+            *verdict = Verdict::Asked;
+            let reveal = reveal.clone();
+            out.push(Effect::Fetch { peer, reveal });
         }
-        self.verdicts.insert(peer, None);
-        out.push(Effect::Fetch {
-            peer,
-            reveal: reveal.clone(),
-        });
+    }
+
+    /// The verdict on a replica's contribution, for every replica of the round.
+    fn verdict_mut(&mut self, replica: usize) -> Option<&mut Verdict> {
+        if self.verdicts.is_empty() {
+            self.verdicts.resize(self.state.round().roster.len(), Verdict::Unasked);
+        }
+        self.verdicts.get_mut(replica)
     }
 
     pub(crate) fn fetch_revealed(&mut self, out: &mut Vec<Effect>) {
@@ -181,8 +190,9 @@ impl Node {
         if round != self.state.round().number {
             return;
         }
-        if let Some(entry) = self.verdicts.get_mut(&peer) {
-            *entry = Some(verdict);
+        let replica = self.state.round().replica(&peer);
+        if let Some(known) = replica.and_then(|replica| self.verdicts.get_mut(replica)) {
+            *known = Verdict::Known(verdict);
         }
         self.submit_check(false, out);
     }
@@ -211,23 +221,20 @@ impl Node {
         if !open {
             return;
         }
-        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+        let mut refused = Vec::new();
         for peer in round.reveals.keys() {
-            match self.verdicts.get(peer).copied().flatten() {
-                Some(Ok(())) => accepted.push(*peer),
-                Some(Err(reason)) => refused.push(Refused { peer: *peer, reason }),
-                None if deadline => refused.push(Refused {
-                    peer: *peer,
-                    reason: CheckReason::Missing,
-                }),
-                None => return,
-            }
+            let Some(replica) = round.replica(peer) else { continue };
+            let reason = match self.verdicts.get(replica) {
+                Some(Verdict::Known(Ok(()))) => continue,
+                Some(Verdict::Known(Err(reason))) => *reason,
+                _ if deadline => CheckReason::Missing,
+                _ => return,
+            };
+            let replica = u16::try_from(replica).unwrap_or(u16::MAX); // limits keep it far below
+            refused.push(RefusedReplica { replica, reason });
         }
-        out.push(Effect::Submit(Action::Check {
-            round: round.number,
-            accepted,
-            refused,
-        }));
+        let round = round.number;
+        out.push(Effect::Submit(Action::Check { round, refused }));
     }
 
     pub(crate) fn start_merge(&mut self, out: &mut Vec<Effect>) {

@@ -5,7 +5,7 @@
 //! and f64 are used, in a fixed order and without fused multiply-add, so every IEEE 754 machine
 //! computes the same bits (rounding to nearest, subnormal numbers kept). Threads divide coordinates, never sums: their number changes nothing.
 //!
-//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`merge()`], [`step`].
+//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`merge()`], [`step`]; [`replica`] joins them.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod blob;
@@ -14,6 +14,7 @@ pub mod feedback;
 pub mod merge;
 mod plan;
 pub mod real;
+pub mod replica;
 pub mod step;
 pub mod theta;
 
@@ -22,5 +23,6 @@ pub use codec::{EncodeError, Flaw, encode};
 pub use feedback::{ErrorFeedback, FeedbackError};
 pub use merge::{MergeError, merge};
 pub use real::nano_f32;
+pub use replica::{Pending, Replica, ReplicaError};
 pub use step::{OuterState, StepError};
 pub use theta::{VectorError, pseudo_gradient, root, theta_bytes, theta_from_bytes};

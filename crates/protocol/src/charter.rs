@@ -244,6 +244,11 @@ impl Charter {
         self.members.iter().map(|member| member.key)
     }
 
+    /// Whether `peer` may take part.
+    pub fn is_member(&self, peer: &PeerId) -> bool {
+        self.members.binary_search_by_key(peer, |member| member.key).is_ok()
+    }
+
     /// The name of `peer`, or the start of its key.
     pub fn name_of(&self, peer: &PeerId) -> String {
         match self.members.iter().find(|member| member.key == *peer) {

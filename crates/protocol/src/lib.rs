@@ -23,5 +23,5 @@ pub use encoding::{DecodeError, decode, encode};
 pub use ids::{Domain, Hash, PeerId};
 pub use layout::Layout;
 pub use sign::{Keypair, Signature, SignatureError, Signed, Verified};
-pub use transaction::{Action, CheckReason, Refused, Transaction};
+pub use transaction::{Action, CheckReason, Refused, RefusedReplica, Transaction};
 pub use units::{ByteCount, Fraction, Height, InnerSteps, MicroNats, Millis, Nano, Round, Tokens};

@@ -1,7 +1,10 @@
 //! Every limit in one place. Limits meet at compile time.
 
-/// Members a charter may name; all of them are validators.
-pub const MEMBERS_MAX: usize = 100;
+/// Members a charter may name.
+pub const MEMBERS_MAX: usize = 1024;
+/// Validators of a run: consensus sends votes from each to each. Every member validates, so a charter
+/// that names more members can be simulated, audited and replayed, but not yet run.
+pub const VALIDATORS_MAX: usize = 100;
 /// Bytes of one encoded, signed transaction.
 pub const TRANSACTION_BYTES_MAX: usize = 8 * 1024;
 /// Transactions in one block.
@@ -15,7 +18,7 @@ pub const BLOB_BYTES_MAX: u64 = 8 << 30;
 /// Parameters of a model: one θ is one blob of four bytes each.
 pub const PARAMETERS_MAX: u64 = BLOB_BYTES_MAX / 4;
 /// Bytes of an encoded charter.
-pub const CHARTER_BYTES_MAX: usize = 64 * 1024;
+pub const CHARTER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a name of a run or a member.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Rounds in one run.
@@ -25,9 +28,13 @@ pub const CLOCK_SKEW_MS_MAX: u64 = 1_000;
 /// The shortest deadline of a charter: a proposer whose clock is ahead must not be able to skip a phase.
 pub const DEADLINE_MS_MIN: u64 = 2 * CLOCK_SKEW_MS_MAX;
 
-/// Bytes of the largest `Check` transaction: every member judged, 33 bytes each and the frame.
-const CHECK_BYTES_MAX: usize = MEMBERS_MAX * 33 + 256;
+/// Bytes of the largest `Check` transaction: every replica refused, three bytes each, and the frame.
+const CHECK_BYTES_MAX: usize = MEMBERS_MAX * 3 + 256;
+/// Bytes of the largest member in a charter: key, name and its length.
+const MEMBER_BYTES_MAX: usize = 32 + 4 + NAME_BYTES_MAX;
 
 const _: () = assert!(CHECK_BYTES_MAX <= TRANSACTION_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
-const _: () = assert!(MEMBERS_MAX * CHECK_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
+const _: () = assert!(BLOCK_TRANSACTIONS_MAX * CHECK_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
+const _: () = assert!(MEMBERS_MAX * MEMBER_BYTES_MAX < CHARTER_BYTES_MAX);
+const _: () = assert!(MEMBERS_MAX <= u16::MAX as usize && VALIDATORS_MAX <= MEMBERS_MAX);

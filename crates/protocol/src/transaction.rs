@@ -39,14 +39,13 @@ pub enum Action {
     },
     /// Name the contribution committed to.
     Reveal(Reveal),
-    /// Say which revealed contributions one holds and finds well formed.
+    /// Say that one holds every revealed contribution and finds it well formed, but for these. What is
+    /// revealed is fixed before the first check, so the list says all.
     Check {
         /// The round judged.
         round: Round,
-        /// Held and well formed, ascending.
-        accepted: Vec<PeerId>,
-        /// Not so, with the reason, ascending by peer.
-        refused: Vec<Refused>,
+        /// Not held or not well formed, ascending by replica.
+        refused: Vec<RefusedReplica>,
     },
     /// State the root of the parameters after the outer step.
     MergeRoot {
@@ -92,6 +91,15 @@ pub struct Reveal {
 pub struct Refused {
     /// Whose contribution.
     pub peer: PeerId,
+    /// Why.
+    pub reason: CheckReason,
+}
+
+/// One refused contribution in a check: three bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct RefusedReplica {
+    /// The contributor's place in the round's roster.
+    pub replica: u16,
     /// Why.
     pub reason: CheckReason,
 }

@@ -1,16 +1,16 @@
 //! One total order of blocks, made from whatever statements arrive.
 
-use atoll_ledger::{Event, Phase, RoundRecord, State};
-use atoll_protocol::{Block, Charter, Hash, Millis, transaction::SignedTransaction};
+use atoll_ledger::{Applied, Event, Phase, RoundRecord, State};
+use atoll_protocol::{Charter, Hash, Millis, transaction::SignedTransaction};
 use std::sync::Arc;
 
 /// The orderer: its blocks are final as soon as they are made.
 pub(crate) struct Chain {
-    genesis: State,
-    pub(crate) blocks: Vec<Block>,
+    genesis: Arc<State>,
+    pub(crate) blocks: Vec<Arc<Applied>>,
     /// State roots by height.
     pub(crate) roots: Vec<Hash>,
-    pub(crate) state: State,
+    pub(crate) state: Arc<State>,
     pub(crate) records: Vec<RoundRecord>,
     pub(crate) events: Vec<Event>,
     waiting: Vec<SignedTransaction>,
@@ -19,7 +19,7 @@ pub(crate) struct Chain {
 impl Chain {
     pub(crate) fn new(charter: Charter) -> Self {
         charter.validate().unwrap();
-        let genesis = State::genesis(Arc::new(charter));
+        let genesis = Arc::new(State::genesis(Arc::new(charter)));
         Self {
             blocks: Vec::new(),
             roots: vec![genesis.root()],
@@ -49,27 +49,27 @@ impl Chain {
         if self.waiting.is_empty() && !due {
             return false;
         }
-        let (block, drafted) = self.state.draft(now, self.waiting.drain(..));
-        let (next, events) = self.state.apply(&block).unwrap();
-        assert_eq!(next, drafted, "who drafts and who applies agree");
-        if block.transactions.is_empty() && !due {
+        let drafted = self.state.draft(now, self.waiting.drain(..));
+        let applied = self.state.advance(drafted.block().clone()).unwrap();
+        assert_eq!(applied, drafted, "who drafts and who applies agree");
+        if applied.block().transactions.is_empty() && !due {
             return false;
         }
-        self.state = next;
+        self.state = applied.state().clone();
         self.roots.push(self.state.root());
-        self.blocks.push(block);
-        for event in events {
-            if let Event::RoundEnded(record) = &event {
+        for event in applied.events() {
+            if let Event::RoundEnded(record) = event {
                 self.records.push(record.clone());
             }
-            self.events.push(event);
+            self.events.push(event.clone());
         }
+        self.blocks.push(Arc::new(applied));
         true
     }
 
     /// The state after `height` blocks, by replaying them.
-    pub(crate) fn replay(&self, height: usize) -> State {
-        let apply = |state: State, block: &Block| state.apply(block).unwrap().0;
-        self.blocks[..height].iter().fold(self.genesis.clone(), apply)
+    pub(crate) fn replay(&self, height: usize) -> Arc<State> {
+        let apply = |state: State, applied: &Arc<Applied>| state.apply(applied.block()).unwrap().0;
+        Arc::new(self.blocks[..height].iter().fold((*self.genesis).clone(), apply))
     }
 }

@@ -95,14 +95,20 @@ impl World {
                 self.feed(who, at.0 - self.now.0, Input::Timer(timer));
             }
             Effect::Notice(Notice::Broken(text)) => panic!("peer {who}: {text}"),
-            Effect::Notice(Notice::Ledger(Event::RoundEnded(record))) => {
-                let (me, pending) = (self.peer(who), self.contribution(who).map(|mine| mine.round));
-                let merged = record.merged.iter().any(|entry| entry.peer == me);
-                if merged && pending == Some(record.round) {
-                    self.settle(who, record.round, Fate::Spent);
-                }
-            }
             Effect::Notice(_) => {}
+        }
+    }
+
+    /// What the owner does with a block's events: a contribution that was merged is spent.
+    pub(crate) fn settle_merged(&mut self, who: usize, events: &[Event]) {
+        let me = self.peer(who);
+        for event in events {
+            let Event::RoundEnded(record) = event else { continue };
+            let pending = self.contribution(who).map(|mine| mine.round);
+            let merged = record.merged.iter().any(|entry| entry.peer == me);
+            if merged && pending == Some(record.round) {
+                self.settle(who, record.round, Fate::Spent);
+            }
         }
     }
 

@@ -265,7 +265,7 @@ impl World {
         if let Some(life) = self.peers[who].life.as_mut() {
             let at = at.max(life.last_delivery.after(Millis(distance_ms)));
             life.last_delivery = at;
-            let (life, input) = (life.number, Input::Final(Box::new(block)));
+            let (life, input) = (life.number, Input::Final(block));
             self.at(at, Happening::Input { who, life, input });
         }
     }
@@ -300,6 +300,10 @@ impl World {
     fn step(&mut self, who: usize, input: Input) {
         let block = matches!(input, Input::Final(_));
         let (now, mut effects) = (self.now, Vec::new());
+        if let Input::Final(applied) = &input {
+            let applied = applied.clone();
+            self.settle_merged(who, applied.events());
+        }
         self.node(who).step(now, input, &mut effects);
         rules::after_step(self, who, &effects);
         let peer = &mut self.peers[who];

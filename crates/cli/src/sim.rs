@@ -1,0 +1,197 @@
+//! `atoll sim`.
+
+use crate::grouped;
+use anyhow::{Context as _, bail};
+use atoll_simulator::{Failure, Planted, Report, Scenario, Task, Text, Toy, World, finish};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// Runs a whole network in virtual time and checks what must hold.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exit status: 0 if everything held, 1 otherwise.\n\nExamples:\n  atoll sim --list\n  atoll sim calm --seed 7\n  atoll sim crash-storm --seed 3 --svg storm.svg\n  atoll sim my-network.toml --json\n  atoll sim wild --seed 42\n  atoll sim calm --data README.md        the real learner on a text instead of the toy\n\nScenarios are TOML; docs/scenarios.md has every setting."
+)]
+pub(crate) struct Arguments {
+    /// A scenario: a file, or the name of one that comes with the program
+    #[arg(required_unless_present = "list")]
+    scenario: Option<String>,
+    /// What chance draws from: the same scenario and seed give the same run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Draw the waterfall of rounds into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Train the real learner on this text, folder, JSONL or Parquet, instead of the toy
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Write the smallest failing scenario to this file
+    #[arg(long, value_name = "FILE")]
+    smallest: Option<PathBuf>,
+    /// Name the scenarios that come with the program
+    #[arg(long)]
+    list: bool,
+    /// Print JSON lines: one for each round, and one for the run
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (Some(name), false) = (&arguments.scenario, arguments.list) else {
+        return list(arguments.json);
+    };
+    let scenario = match name.as_str() {
+        WILD if !Path::new(name).exists() => Scenario::wild(arguments.seed),
+        _ => read(name)?,
+    };
+    let began = Instant::now();
+    let report = simulate(&scenario, arguments)?;
+    let wall = began.elapsed();
+    if let Some(path) = &arguments.svg {
+        fs::write(path, report.svg()).with_context(|| format!("cannot write the picture {}", path.display()))?;
+    }
+    match arguments.json {
+        true => print_json(&report, wall),
+        false => print(&report, wall),
+    }
+    if report.violations.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // only the toy is quick enough to be run a hundred times
+    if let Some(failure) = arguments
+        .data
+        .is_none()
+        .then(|| Failure::of(&report, Planted::default()))
+        .flatten()
+    {
+        if let Some(path) = &arguments.smallest {
+            fs::write(path, failure.scenario.to_toml()?).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if !arguments.json {
+            println!("\n{}", failure.text(name));
+        }
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// The name of the scenario that is all chance.
+const WILD: &str = "wild";
+
+fn list(json: bool) -> anyhow::Result<ExitCode> {
+    for name in Scenario::names() {
+        let scenario = read(name)?;
+        match json {
+            true => println!(
+                "{}",
+                json!({ "name": name, "nodes": scenario.nodes, "rounds": scenario.rounds, "about": scenario.about })
+            ),
+            false => println!(
+                "{name:<15} {:>4} nodes, {:>2} rounds  {}",
+                scenario.nodes, scenario.rounds, scenario.about
+            ),
+        }
+    }
+    if !json {
+        println!("{WILD:<15} all chance: another network for every seed");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(name: &str) -> anyhow::Result<Scenario> {
+    let path = Path::new(name);
+    let text = match Scenario::built_in(name).filter(|_| !path.exists()) {
+        Some(text) => text.to_string(),
+        None if path.exists() => fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?,
+        None => {
+            bail!("{name} is no file and no scenario's name; `atoll sim --list` names those that come with the program")
+        }
+    };
+    Scenario::from_toml(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))
+}
+
+fn simulate(scenario: &Scenario, arguments: &Arguments) -> anyhow::Result<Report> {
+    let task: Box<dyn Task> = match &arguments.data {
+        Some(path) => Box::new(Text::read(path).with_context(|| format!("cannot train on {}", path.display()))?),
+        None => Box::new(Toy {
+            noise: scenario.learner.noise,
+        }),
+    };
+    let world = World::new(scenario, arguments.seed, task).map_err(anyhow::Error::msg)?;
+    let bar = ProgressBar::new(scenario.rounds.into());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} round {pos} of {len}, {elapsed}") {
+        bar.set_style(style);
+    }
+    let report = finish(world, Planted::default(), |ended| bar.set_position(ended as u64));
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+fn print(report: &Report, wall: Duration) {
+    print!("{}", report.timeline());
+    println!(
+        "\n{} nodes, {} rounds ({} closed), {} blocks, {} steps in {} ({:.1} s here)",
+        report.rows.len(),
+        report.records.len(),
+        report.closed(),
+        grouped(report.blocks),
+        grouped(report.steps),
+        report.virtual_time,
+        wall.as_secs_f64()
+    );
+    println!(
+        "{:.1} % of all contributions merged, loss {:.5} → {:.5}",
+        100.0 * report.merged_share,
+        report.losses.0,
+        report.losses.1
+    );
+    println!("trace {}", report.trace_hash);
+    if report.violations.is_empty() {
+        println!("everything held");
+    }
+}
+
+fn print_json(report: &Report, wall: Duration) {
+    for record in &report.records {
+        println!(
+            "{}",
+            json!({
+                "round": record.round.0,
+                "outcome": format!("{:?}", record.outcome).split('(').next(),
+                "time_ms": record.closed_at.0,
+                "roster": record.roster.len(),
+                "absent": record.absent.len(),
+                "withheld": record.withheld.len(),
+                "refused": record.refused.len(),
+                "merged": record.merged.len(),
+            })
+        );
+    }
+    let violations = report.violations.iter();
+    let violations: Vec<Value> = violations
+        .map(|violation| json!({ "at_s": violation.at.seconds(), "rule": violation.rule, "text": violation.text }))
+        .collect();
+    println!(
+        "{}",
+        json!({
+            "scenario": report.scenario.name,
+            "seed": report.seed,
+            "trace_hash": report.trace_hash.to_string(),
+            "nodes": report.rows.len(),
+            "rounds": report.records.len(),
+            "closed": report.closed(),
+            "blocks": report.blocks,
+            "steps": report.steps,
+            "merged_share": report.merged_share,
+            "loss_first": report.losses.0,
+            "loss_last": report.losses.1,
+            "wall_s": wall.as_secs_f64(),
+            "virtual_s": report.virtual_time.seconds(),
+            "violations": violations,
+        })
+    );
+}

@@ -1,0 +1,147 @@
+//! What trains in a world, and the toy that does it cheaply.
+//!
+//! The toy: f(w) = ½ · mean hᵢ · (wᵢ − w*ᵢ)², with noise on every gradient. Its optimum w* is known, so a loss
+//! says how far θ is from where it should be.
+
+use crate::random::Random;
+use atoll_ledger::assign::{Purpose, Share};
+use atoll_protocol::{Charter, Layout, Round, charter::Model};
+use std::sync::Arc;
+
+/// What H inner steps gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// w, P values.
+    pub weights: Vec<f32>,
+    /// Mean training loss.
+    pub train_loss: f64,
+    /// Held-out loss of the θ that training began from.
+    pub held_out: f64,
+}
+
+/// One replica's training. The same calls give the same bits.
+pub trait Learner {
+    /// The round's inner steps from θ on this share.
+    ///
+    /// # Errors
+    /// Where the numbers are bad.
+    fn train(&mut self, theta: &[f32], round: Round, share: &Share) -> Result<Trained, String>;
+
+    /// θ's loss.
+    ///
+    /// # Errors
+    /// Where the numbers are bad.
+    fn loss(&mut self, theta: &[f32]) -> Result<f64, String>;
+
+    /// What must survive a crash.
+    fn save(&self) -> Vec<u8>;
+
+    /// Goes on from what was saved.
+    ///
+    /// # Errors
+    /// Where that is something else.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), String>;
+}
+
+/// What a world trains: makes the model, θ⁰ and every node's learner.
+pub trait Task {
+    /// Makes the charter fit the task: its model, rows and inner optimizer.
+    fn adapt(&self, charter: &mut Charter);
+
+    /// θ⁰ in the layout of the charter's model.
+    fn start(&self, model: &Model, seed: u64) -> Vec<f32>;
+
+    /// A fresh learner; the same for every node.
+    ///
+    /// # Errors
+    /// Where the charter's model cannot be trained here.
+    fn learner(&self, charter: &Arc<Charter>) -> Result<Box<dyn Learner>, String>;
+}
+
+/// The task of the toy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Toy {
+    /// Standard deviation of a gradient's noise.
+    pub noise: f64,
+}
+
+/// What draws are for.
+const OPTIMUM: u64 = 0x6f70_7469;
+const NOISE: u64 = 0x6e6f_6973;
+
+impl Task for Toy {
+    fn adapt(&self, _charter: &mut Charter) {}
+
+    /// All zeros: the optimum is elsewhere.
+    fn start(&self, model: &Model, _seed: u64) -> Vec<f32> {
+        vec![0.0; Layout::of(model).parameters]
+    }
+
+    fn learner(&self, charter: &Arc<Charter>) -> Result<Box<dyn Learner>, String> {
+        let mut random = Random::of(charter.seed, &[OPTIMUM]);
+        let parameters = Layout::of(&charter.model).parameters;
+        let optimum = (0..parameters).map(|_| random.bell()).collect();
+        let curvature = (0..parameters).map(|_| 0.25 + random.unit() as f32).collect();
+        Ok(Box::new(Quadratic {
+            charter: charter.clone(),
+            optimum,
+            curvature,
+            noise: self.noise as f32,
+        }))
+    }
+}
+
+struct Quadratic {
+    charter: Arc<Charter>,
+    optimum: Vec<f32>,
+    curvature: Vec<f32>,
+    noise: f32,
+}
+
+/// Rows that the toy pretends to have.
+const ROWS: u64 = 1 << 20;
+
+impl Quadratic {
+    fn distance(&self, theta: &[f32]) -> f64 {
+        let places = theta.iter().zip(&self.optimum).zip(&self.curvature);
+        let sum: f64 = places
+            .map(|((weight, optimum), curvature)| f64::from(curvature * (weight - optimum) * (weight - optimum)))
+            .sum();
+        sum / 2.0 / theta.len() as f64
+    }
+}
+
+impl Learner for Quadratic {
+    fn train(&mut self, theta: &[f32], _round: Round, share: &Share) -> Result<Trained, String> {
+        let mut weights = theta.to_vec();
+        let (rules, mut sum) = (&self.charter.round, 0.0);
+        let lr = self.charter.inner.lr.0 as f32 / 1e9;
+        for step in 0..rules.inner_steps.0 {
+            sum += self.distance(&weights);
+            let rows = share.rows(Purpose::Train, step.into(), rules.batch.into(), ROWS);
+            let mut random = Random::of(NOISE, &rows);
+            let optimum = self.optimum.iter().zip(&self.curvature);
+            for (weight, (optimum, curvature)) in weights.iter_mut().zip(optimum) {
+                let gradient = curvature * (*weight - optimum) + self.noise * random.bell();
+                *weight -= lr * gradient;
+            }
+        }
+        Ok(Trained {
+            weights,
+            train_loss: sum / f64::from(rules.inner_steps.0),
+            held_out: self.distance(theta),
+        })
+    }
+
+    fn loss(&mut self, theta: &[f32]) -> Result<f64, String> {
+        Ok(self.distance(theta))
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, _saved: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What a run came to.
+
+use crate::{
+    clock::Micros,
+    invariants::Violation,
+    learner::Toy,
+    scenario::Scenario,
+    trace::{KINDS, Row},
+    world::World,
+};
+use atoll_ledger::{Outcome, Peer, RoundRecord};
+use atoll_protocol::Hash;
+use std::collections::BTreeMap;
+
+/// A run that is over.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was run, with everything drawn that it left to chance.
+    pub scenario: Scenario,
+    /// The seed.
+    pub seed: u64,
+    /// Equal for equal runs, and only for them.
+    pub trace_hash: Hash,
+    /// How long it took in the world's time.
+    pub virtual_time: Micros,
+    /// Rounds that ended.
+    pub records: Vec<RoundRecord>,
+    /// Steps of all machines.
+    pub steps: u64,
+    /// Final blocks.
+    pub blocks: u64,
+    /// Checkpoints on which a quorum agreed.
+    pub checkpoints: u32,
+    /// How often each machine wanted what, by node and [`KINDS`].
+    pub wanted: Vec<[u32; KINDS.len()]>,
+    /// What the ledger remembers of each node that ever joined, at the end.
+    pub standings: BTreeMap<u32, Peer>,
+    /// Views without a block.
+    pub views_lost: u64,
+    /// The most transfers that were on their way at a time.
+    pub transfers_most: usize,
+    /// Share of the possible contributions that were merged.
+    pub merged_share: f64,
+    /// θ's loss at the beginning and at the end.
+    pub losses: (f64, f64),
+    /// What must not be: empty if all is well.
+    pub violations: Vec<Violation>,
+    /// What each node was busy with, by node and round.
+    pub rows: Vec<Vec<Row>>,
+    /// Nodes that were off, from and to.
+    pub off: Vec<(u32, Micros, Option<Micros>)>,
+}
+
+impl Report {
+    /// Rounds that moved θ.
+    pub fn closed(&self) -> usize {
+        let closed = |record: &&RoundRecord| matches!(record.outcome, Outcome::Closed(_));
+        self.records.iter().filter(closed).count()
+    }
+
+    /// How often `node`'s machine wanted something of this kind, one of [`KINDS`].
+    pub fn wanted(&self, node: u32, kind: &str) -> u32 {
+        let kind = KINDS.iter().position(|known| *known == kind);
+        let of_node = self.wanted.get(node as usize);
+        kind.zip(of_node).map_or(0, |(kind, of_node)| of_node[kind])
+    }
+}
+
+/// How a run differs from the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// A bug put in on purpose: what was not merged is not added back to the error feedback.
+    pub skip_restore: bool,
+}
+
+/// Runs a scenario that was checked, with the toy.
+pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    run_planted(scenario, seed, Planted::default())
+}
+
+/// The same with a bug.
+pub fn run_planted(scenario: &Scenario, seed: u64, planted: Planted) -> Report {
+    let noise = scenario.learner.noise;
+    match World::new(scenario, seed, Box::new(Toy { noise })) {
+        Ok(world) => finish(world, planted, |_| {}),
+        Err(never) => unreachable!("the toy trains everything: {never}"),
+    }
+}
+
+/// Runs a world to its end. `watch` is called whenever a round has ended, with how many have.
+pub fn finish(mut world: World, planted: Planted, mut watch: impl FnMut(usize)) -> Report {
+    world.planted_skip_restore = planted.skip_restore;
+    let mut ended = 0;
+    while world.advance() {
+        if world.order.records.len() > ended {
+            ended = world.order.records.len();
+            watch(ended);
+        }
+    }
+    world.report()
+}
+
+impl World {
+    /// Ends the run.
+    pub fn report(mut self) -> Report {
+        self.check_end();
+        let (merged_share, losses) = (self.merged_share(), self.losses());
+        Report {
+            trace_hash: self.trace.hash(),
+            virtual_time: self.now,
+            steps: self.steps,
+            blocks: self.order.height(),
+            checkpoints: self.checkpoints,
+            standings: self
+                .order
+                .tip()
+                .core()
+                .peers
+                .iter()
+                .map(|(id, peer)| (self.node_of(id), peer.clone()))
+                .collect(),
+            wanted: self.trace.wanted,
+            views_lost: self.order.views_lost,
+            transfers_most: self.transfers.most,
+            merged_share,
+            losses,
+            records: self.order.records,
+            violations: self.violations,
+            rows: self.trace.rows,
+            off: self.trace.off,
+            scenario: self.scenario,
+            seed: self.seed,
+        }
+    }
+}

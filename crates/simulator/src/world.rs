@@ -1,0 +1,625 @@
+//! One run: nodes, lines, disks, the order, one queue, one seed.
+
+use crate::{
+    blobs::{BlobId, Blobs},
+    books::Book,
+    clock::Micros,
+    invariants::{Ledger, Violation},
+    learner::Task,
+    order::Order,
+    peer::{Cut, Disk, Fault, Life, Peer, Saved, Slow, Stored},
+    queue::Queue,
+    random::Random,
+    scenario::{self, Deed, Scenario},
+    trace::Trace,
+    transfers::{Transfers, Wake},
+};
+use atoll_ledger::{Planned, Roots, State};
+use atoll_node::{Effect, Input, Node, Timer};
+use atoll_outer::{ErrorFeedback, OuterState, Replica};
+use atoll_protocol::{Charter, Keypair, Layout, Millis, PeerId, Round};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+/// How often what takes long to look at is looked at.
+const TICK: Micros = Micros::s(1);
+/// What draws are for.
+const MESSAGES: u64 = 11;
+/// Up to so many nodes, each applies every block and makes every merge itself; in larger networks one of
+/// them does, by turns, and the others take its word.
+const ALL_COMPUTE_MAX: u32 = 4;
+
+/// Something that happens.
+pub(crate) enum Happening {
+    Start(u32),
+    /// An event of the scenario, by its number; or its end.
+    Deed(u32),
+    DeedEnds(u32),
+    PowerOff(u32),
+    Look(u64),
+    ViewEnds(u64),
+    Finalize(u64),
+    Deliver {
+        node: u32,
+        life: u32,
+        height: u64,
+    },
+    Stored {
+        node: u32,
+        life: u32,
+        height: u64,
+    },
+    CatchUp {
+        node: u32,
+        life: u32,
+    },
+    Timer {
+        node: u32,
+        life: u32,
+        timer: Timer,
+    },
+    Input {
+        node: u32,
+        life: u32,
+        input: Box<Input>,
+    },
+    Job {
+        node: u32,
+        life: u32,
+        ticket: u64,
+    },
+    Line(u32),
+    Arrived(u64),
+    Fetch {
+        node: u32,
+        life: u32,
+        round: Round,
+        blob: BlobId,
+        tried: u32,
+    },
+    Gather {
+        node: u32,
+        life: u32,
+        ticket: u64,
+    },
+    Adopt {
+        node: u32,
+        life: u32,
+        ticket: u64,
+    },
+    Tick,
+}
+
+/// A merge that somebody has computed: who starts from the same and merges the same gets the same.
+struct Computed {
+    round: Round,
+    base: Roots,
+    plan: Vec<Planned>,
+    state: Arc<OuterState>,
+    roots: Roots,
+}
+
+/// A run under way.
+pub struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) seed: u64,
+    pub(crate) charter: Arc<Charter>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) now: Micros,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) peers: Vec<Peer>,
+    places: HashMap<PeerId, u32>,
+    pub(crate) order: Order,
+    pub(crate) blobs: Blobs,
+    pub(crate) transfers: Transfers,
+    /// The bytes of contributions that their owner cut short on purpose.
+    pub(crate) honest: HashMap<BlobId, Vec<u8>>,
+    pub(crate) books: Vec<Book>,
+    pub(crate) ledger: Ledger,
+    pub(crate) trace: Trace,
+    pub(crate) violations: Vec<Violation>,
+    /// When each node lost its power last.
+    pub(crate) died_at: Vec<Micros>,
+    /// When a round ended last.
+    pub(crate) last_progress: Micros,
+    /// Since when a quorum works and is connected.
+    pub(crate) quorum_since: Option<Micros>,
+    /// Starts that are still to come.
+    pub(crate) coming: u32,
+    /// A bug that is put in on purpose: what was not merged is not added back.
+    pub(crate) planted_skip_restore: bool,
+    /// Checkpoints on which a quorum agreed.
+    pub(crate) checkpoints: u32,
+    first: (Arc<OuterState>, Roots),
+    task: Box<dyn Task>,
+    computed: VecDeque<Computed>,
+    tickets: u64,
+    effects: Vec<Effect>,
+    through: Vec<(u64, Micros)>,
+    pub(crate) steps: u64,
+}
+
+impl World {
+    /// The world of `scenario` and `seed`; nothing has happened yet. The scenario must have been checked.
+    ///
+    /// # Errors
+    /// Where the task's model cannot be trained here.
+    pub fn new(scenario: &Scenario, seed: u64, task: Box<dyn Task>) -> Result<Self, String> {
+        let scenario = scenario.settled(seed);
+        let mut charter = scenario::charter(&scenario, seed, atoll_protocol::Hash::ZERO);
+        task.adapt(&mut charter);
+        let start = OuterState::new(task.start(&charter.model, seed), &charter.outer);
+        charter.model.theta = start.roots().0;
+        let (charter, layout) = (Arc::new(charter.clone()), Arc::new(Layout::of(&charter.model)));
+        let genesis = Arc::new(State::genesis(charter.clone()));
+        let first = (Arc::new(start), genesis.core().roots);
+        let keys = scenario::keys(scenario.nodes, seed);
+        let places = keys.iter().map(Keypair::peer).zip(0..).collect();
+        let learner = task.learner(&charter)?.save();
+        let peer = |(node, key)| peer(&scenario, seed, (node, key), &first, &layout, &learner);
+        let peers: Vec<Peer> = (0..scenario.nodes).zip(keys).map(peer).collect();
+        let nodes = scenario.nodes as usize;
+        let mut world = Self {
+            transfers: Transfers::new(peers.iter().map(|peer| (peer.profile.up, peer.profile.down))),
+            order: Order::new(genesis.clone(), scenario.nodes),
+            ledger: Ledger::new(genesis),
+            trace: Trace::new(&scenario, seed),
+            books: vec![Book::default(); nodes],
+            died_at: vec![Micros(0); nodes],
+            scenario,
+            seed,
+            charter,
+            layout,
+            now: Micros(0),
+            queue: Queue::new(),
+            peers,
+            places,
+            blobs: Blobs::default(),
+            honest: HashMap::new(),
+            violations: Vec::new(),
+            last_progress: Micros(0),
+            quorum_since: None,
+            coming: 0,
+            planted_skip_restore: false,
+            checkpoints: 0,
+            first,
+            task,
+            computed: VecDeque::new(),
+            tickets: 0,
+            effects: Vec::new(),
+            through: Vec::new(),
+            steps: 0,
+        };
+        world.plan();
+        Ok(world)
+    }
+
+    /// Puts everything that is known beforehand into the queue.
+    fn plan(&mut self) {
+        let events = self.scenario.events.clone();
+        let mut late = vec![Micros(0); self.peers.len()];
+        for (number, event) in events.iter().enumerate() {
+            for node in &event.who {
+                let peer = &mut self.peers[*node as usize];
+                match event.deed {
+                    Deed::Late => late[*node as usize] = event.at(),
+                    Deed::Cut => peer.cuts.push_back(Cut {
+                        step: event.step.unwrap_or(0),
+                        effects: event.effects.unwrap_or(0) as usize,
+                        away: event.length().unwrap_or_default(),
+                    }),
+                    deed if deed.is_of_a_round() => peer.faults.push(Fault {
+                        deed,
+                        round: Round(event.round.unwrap_or(0)),
+                        left: if deed == Deed::MergeFails { 2 } else { 1 },
+                    }),
+                    _ => {}
+                }
+            }
+            let timed = !matches!(event.deed, Deed::Late | Deed::Cut) && !event.deed.is_of_a_round();
+            if timed {
+                self.queue.push(event.at(), Happening::Deed(number as u32));
+            }
+        }
+        for peer in &mut self.peers {
+            peer.cuts.make_contiguous().sort_by_key(|cut| cut.step);
+        }
+        for (node, at) in late.into_iter().enumerate() {
+            self.start_at(node as u32, at);
+        }
+        self.queue.push(TICK, Happening::Tick);
+    }
+
+    pub(crate) fn start_at(&mut self, node: u32, at: Micros) {
+        self.coming += 1;
+        self.queue.push(at, Happening::Start(node));
+    }
+
+    pub(crate) fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// A node's number.
+    pub(crate) fn node_of(&self, peer: &PeerId) -> u32 {
+        self.places.get(peer).copied().unwrap_or(u32::MAX)
+    }
+
+    /// One way from `a` to `b`, without jitter.
+    pub(crate) fn way(&self, a: u32, b: u32) -> Micros {
+        if a == b {
+            return Micros(0);
+        }
+        let (a, b) = (&self.peers[a as usize], &self.peers[b as usize]);
+        Micros((a.profile.latency.0 + b.profile.latency.0) / 2)
+    }
+
+    /// Whether two nodes work and reach each other.
+    pub(crate) fn reach(&self, a: u32, b: u32) -> bool {
+        let (a, b) = (&self.peers[a as usize], &self.peers[b as usize]);
+        a.life.is_some() && b.life.is_some() && a.side == b.side
+    }
+
+    /// Whether a node computes by itself what depends on `what`.
+    pub(crate) fn computes(&self, node: u32, what: u64) -> bool {
+        let nodes = self.scenario.nodes;
+        nodes <= ALL_COMPUTE_MAX || Random::of(self.seed, &[what]).below(nodes.into()) as u32 == node
+    }
+
+    /// Does the next thing. False when the run is over, well or not.
+    pub fn advance(&mut self) -> bool {
+        let Some((at, happening)) = self.queue.pop() else {
+            return false;
+        };
+        self.now = at;
+        self.happen(happening);
+        self.violations.is_empty() && !self.is_over()
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Start(node) => self.start(node),
+            Happening::Deed(number) => self.deed(number),
+            Happening::DeedEnds(number) => self.deed_ends(number),
+            Happening::PowerOff(node) => self.crash(node, None),
+            Happening::Look(view) => self.look(view),
+            Happening::ViewEnds(view) => self.view_ends(view),
+            Happening::Finalize(view) => self.finalize(view),
+            Happening::Line(line) => self.line(line),
+            Happening::Arrived(ticket) => self.arrived(ticket),
+            Happening::Tick => self.tick(),
+            of_a_life => self.happen_to(of_a_life),
+        }
+    }
+
+    /// What is meant for a life that is over is lost.
+    fn happen_to(&mut self, happening: Happening) {
+        match happening {
+            Happening::Deliver { node, life, height } if self.lives(node, life) => self.deliver(node, life, height),
+            Happening::Stored { node, life, height } if self.lives(node, life) => self.block_stored(node, height),
+            Happening::CatchUp { node, life } if self.lives(node, life) => self.catch_up(node),
+            Happening::Timer { node, life, timer } if self.lives(node, life) => {
+                if let Some(life) = self.peers[node as usize].life.as_mut() {
+                    life.timers -= 1;
+                }
+                self.step(node, Input::Timer(timer));
+            }
+            Happening::Input { node, life, input } if self.lives(node, life) => self.step(node, *input),
+            Happening::Job { node, life, ticket } if self.lives(node, life) => self.job_ends(node, ticket),
+            Happening::Fetch {
+                node,
+                life,
+                round,
+                blob,
+                tried,
+            } if self.lives(node, life) => {
+                self.fetch(node, round, blob, tried);
+            }
+            Happening::Gather { node, life, ticket } if self.lives(node, life) => self.gather(node, ticket),
+            Happening::Adopt { node, life, ticket } if self.lives(node, life) => self.adopt(node, ticket),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn lives(&self, node: u32, life: u32) -> bool {
+        self.peers[node as usize].lives(life)
+    }
+
+    /// Power on: what is on disk is read, the machine begins, blocks are asked for.
+    fn start(&mut self, node: u32) {
+        self.coming -= 1;
+        let now = self.now;
+        let height = self.peers[node as usize].disk.height;
+        let state = self.order.state_at(height).clone();
+        let (theta, holds) = self.theta_on_disk(node, &state);
+        let peer = &mut self.peers[node as usize];
+        if peer.life.is_some() {
+            return; // it was on already
+        }
+        let saved = &peer.disk.saved;
+        let learner = self.task.learner(&self.charter);
+        let learner = learner.and_then(|mut learner| learner.restore(&saved.learner).map(|()| learner));
+        let learner = match learner {
+            Ok(learner) => learner,
+            Err(error) => return self.violated("learner", format!("node {node}: {error}")),
+        };
+        let feedback = match ErrorFeedback::from_bytes(&saved.feedback, self.layout.parameters) {
+            Ok(feedback) => feedback,
+            Err(error) => return self.violated("disk", format!("node {node} cannot read its private state: {error}")),
+        };
+        let (pending, round) = (saved.pending.clone(), state.round().number);
+        let current = pending.as_ref().map(|pending| pending.reveal.clone());
+        let current = current.filter(|reveal| reveal.round == round);
+        let theta = ((*theta).clone(), (holds.theta, holds.momentum));
+        let replica = Replica::new(self.charter.clone(), self.layout.clone(), theta, feedback, pending);
+        peer.lives += 1;
+        let life = peer.lives;
+        peer.life = Some(Life {
+            node: Node::new(peer.id, state.clone(), holds, current),
+            replica,
+            learner,
+            number: life,
+            next: height + 1,
+            last_delivery: now,
+            following: false,
+            jobs: VecDeque::new(),
+            busy: None,
+            adopting: None,
+            merging: None,
+            fetches: Vec::new(),
+            round,
+            base: state.core().roots,
+            timers: 0,
+        });
+        self.order.noticed[node as usize] = false;
+        self.trace.start(now, node, height);
+        self.settle_old(node, round);
+        self.take_effects(node, usize::MAX, |machine, now, out| machine.start(now, out));
+        self.queue.push(now, Happening::CatchUp { node, life });
+        if self.order.view == 0 {
+            self.next_view();
+        }
+    }
+
+    /// The newest θ on a node's disk, as the real node looks for it: the ledger's, the one before its last
+    /// merge, or the first.
+    fn theta_on_disk(&self, node: u32, state: &State) -> (Arc<OuterState>, Roots) {
+        let core = state.core();
+        let before = core.last_merge.as_ref().map(|last| last.base);
+        let thetas = &self.peers[node as usize].disk.thetas;
+        let found = [Some(core.roots), before].into_iter().flatten().find_map(|roots| {
+            let stored = thetas.get(&roots)?;
+            Some((stored.state.clone(), roots))
+        });
+        found.unwrap_or_else(|| self.first.clone())
+    }
+
+    /// One step of a node's machine; a crash that is due cuts its effects short.
+    pub(crate) fn step(&mut self, node: u32, input: Input) {
+        self.trace.input(self.now, node, &input);
+        let peer = &mut self.peers[node as usize];
+        let cut = peer.cuts.front().copied().filter(|cut| cut.step <= peer.steps);
+        peer.steps += 1;
+        self.steps += 1;
+        let most = cut.map_or(usize::MAX, |cut| cut.effects);
+        self.take_effects(node, most, |machine, now, out| machine.step(now, input, out));
+        self.check_step(node);
+        if let Some(cut) = cut {
+            self.peers[node as usize].cuts.pop_front();
+            self.crash(node, Some(cut.away));
+        }
+    }
+
+    fn take_effects(&mut self, node: u32, most: usize, act: impl FnOnce(&mut Node, Millis, &mut Vec<Effect>)) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let peer = &mut self.peers[node as usize];
+        let now = self.now.shown(peer.profile.skew_ms);
+        if let Some(life) = peer.life.as_mut() {
+            act(&mut life.node, now, &mut effects);
+        }
+        for effect in effects.drain(..).take(most) {
+            self.trace.effect(node, &effect);
+            self.check_effect(node, &effect);
+            self.carry_out(node, effect);
+        }
+        self.effects = effects;
+    }
+
+    /// Tells a machine something, after what happens now.
+    pub(crate) fn input(&mut self, node: u32, input: Input) {
+        if let Some(life) = &self.peers[node as usize].life {
+            let (life, input) = (life.number, Box::new(input));
+            self.queue.push(self.now, Happening::Input { node, life, input });
+        }
+    }
+
+    pub(crate) fn wake_lines(&mut self, wakes: [Wake; 2]) {
+        for (line, at) in wakes.into_iter().flatten() {
+            self.queue.push(at, Happening::Line(line));
+        }
+    }
+
+    /// Transfers that a line has carried.
+    fn line(&mut self, line: u32) {
+        let mut through = std::mem::take(&mut self.through);
+        let wake = self.transfers.look(self.now, line, &mut through);
+        for (ticket, delay) in through.drain(..) {
+            self.queue.push(self.now.after(delay), Happening::Arrived(ticket));
+        }
+        self.through = through;
+        self.wake_lines([wake, None]);
+    }
+
+    /// θ and momentum after a node's merge: computed by it, or by whoever did so before from the same.
+    pub(crate) fn merged(
+        &mut self,
+        node: u32,
+        round: Round,
+        plan: &[Planned],
+    ) -> Result<(Arc<OuterState>, Roots), String> {
+        let Some(life) = self.peers[node as usize].life.as_ref() else {
+            return Err("the node is down".into());
+        };
+        let (theta, momentum) = life.replica.roots();
+        let base = Roots { theta, momentum };
+        let same = |known: &&Computed| known.round == round && known.base == base && known.plan == plan;
+        let known = self
+            .computed
+            .iter()
+            .find(same)
+            .map(|known| (known.state.clone(), known.roots));
+        if let Some(known) = known
+            .as_ref()
+            .filter(|_| !self.computes(node, u64::from(round.0) << 32 | 1))
+        {
+            return Ok(known.clone());
+        }
+        let mut inputs = Vec::with_capacity(plan.len());
+        for entry in plan {
+            let id = self.blobs.find(&entry.blob).ok_or("a planned blob does not exist")?;
+            let blob = self.blobs.get(id);
+            let contribution = blob.read.as_ref().map_err(ToString::to_string)?;
+            if blob.base != base.theta {
+                return Err(format!("blob {} was made from other parameters", entry.blob.short()));
+            }
+            inputs.push((entry.peer, entry.tokens, contribution));
+        }
+        let state = life.replica.merged(&inputs).map_err(|error| error.to_string())?;
+        let (theta, momentum) = state.roots();
+        let roots = Roots { theta, momentum };
+        if known.is_some_and(|(_, known)| known != roots) {
+            self.violated(
+                "merge",
+                format!("round {round}: node {node} merges the same to another root"),
+            );
+        }
+        let state = Arc::new(state);
+        self.computed.retain(|known| known.round.0 + 2 > round.0);
+        self.computed.push_back(Computed {
+            round,
+            base,
+            plan: plan.to_vec(),
+            state: state.clone(),
+            roots,
+        });
+        Ok((state, roots))
+    }
+
+    fn tick(&mut self) {
+        self.check_stores();
+        self.check_progress();
+        self.queue.push(self.now.after(TICK), Happening::Tick);
+    }
+
+    /// What is left to do when the run has reached its end: nothing, once everybody has caught up.
+    fn is_over(&self) -> bool {
+        if !self.order.is_finished() || self.coming > 0 {
+            return false;
+        }
+        let (height, core) = (self.order.height(), self.order.tip().core());
+        let roots = core.roots;
+        let recorded = core.checkpoint.as_ref().is_none_or(|due| due.recorded.is_some());
+        self.order.waiting() == 0
+            && recorded
+            && self
+                .peers
+                .iter()
+                .filter_map(|peer| peer.life.as_ref().map(|life| (peer, life)))
+                .all(|(peer, life)| {
+                    let (theta, momentum) = life.replica.roots();
+                    let idle = life.busy.is_none() && life.jobs.is_empty() && life.replica.pending().is_none();
+                    idle && peer.disk.height == height && Roots { theta, momentum } == roots
+                })
+    }
+
+    /// Contributions by an earlier life to a round that is over are settled by the round's record.
+    fn settle_old(&mut self, node: u32, current: Round) {
+        let saved = &self.peers[node as usize].disk.saved;
+        let Some(old) = saved
+            .pending
+            .as_ref()
+            .map(|pending| pending.reveal.round)
+            .filter(|round| *round < current)
+        else {
+            return;
+        };
+        let me = self.peers[node as usize].id;
+        let record = self.order.records.iter().find(|record| record.round == old);
+        let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
+        let job = match merged {
+            true => crate::trainer::Job::Settle(old),
+            false => crate::trainer::Job::Restore(old),
+        };
+        self.order_job(node, job);
+    }
+
+    /// The loss of the first θ, and of the newest that somebody holds.
+    pub(crate) fn losses(&self) -> (f64, f64) {
+        let roots = self.order.tip().core().roots;
+        let newest = self.peers.iter().find_map(|peer| peer.disk.thetas.get(&roots));
+        let loss = |theta: &[f32]| self.task.learner(&self.charter)?.loss(theta);
+        let last = newest.and_then(|stored| loss(&stored.state.theta).ok());
+        (
+            loss(&self.first.0.theta).unwrap_or(f64::INFINITY),
+            last.unwrap_or(f64::INFINITY),
+        )
+    }
+
+    /// By round, of those that have ended: whether `node`'s contribution was merged.
+    pub(crate) fn was_merged(&self, node: u32, round: Round) -> Option<bool> {
+        let at = self
+            .order
+            .records
+            .binary_search_by_key(&round, |record| record.round)
+            .ok()?;
+        let me = self.peers[node as usize].id;
+        let record = &self.order.records[at];
+        Some(record.merged.binary_search_by_key(&me, |entry| entry.peer).is_ok())
+    }
+}
+
+fn peer(
+    scenario: &Scenario,
+    seed: u64,
+    (node, key): (u32, Keypair),
+    first: &(Arc<OuterState>, Roots),
+    layout: &Layout,
+    learner: &[u8],
+) -> Peer {
+    let theta = Stored {
+        state: first.0.clone(),
+        keep: Round(0),
+        at: Micros(0),
+    };
+    Peer {
+        id: key.peer(),
+        key,
+        profile: scenario.profile(node, seed),
+        disk: Disk {
+            height: 0,
+            saved: Saved {
+                feedback: ErrorFeedback::new(layout.parameters).to_bytes(),
+                learner: learner.to_vec(),
+                pending: None,
+            },
+            thetas: BTreeMap::from([(first.1, theta)]),
+            collected: Round(0),
+            free_at: Micros(0),
+        },
+        life: None,
+        lives: 0,
+        steps: 0,
+        cuts: VecDeque::new(),
+        faults: Vec::new(),
+        slow: Slow {
+            training: 1.0,
+            link: 1.0,
+            disk: 1.0,
+        },
+        side: 0,
+        random: Random::of(seed, &[MESSAGES, node.into()]),
+        commitments: BTreeMap::new(),
+    }
+}

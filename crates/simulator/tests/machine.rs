@@ -1,0 +1,217 @@
+//! The node machine in small networks: what each trouble leads to, and what it costs.
+
+use atoll_ledger::{Outcome, Standing};
+use atoll_protocol::{CheckReason, Round};
+use atoll_simulator::{Deed, Event, Report, Scenario, run};
+
+/// A network on good lines.
+fn network(nodes: u32, rounds: u32) -> Scenario {
+    let text = format!(
+        "name = \"test\"\nabout = \"\"\nnodes = {nodes}\nrounds = {rounds}\n[rules]\ncheckpoint_every = 2\n\
+         [link]\nlatency_ms = [1, 50]\n[learner]\nstep_ms = [300, 700]\n"
+    );
+    Scenario::from_toml(&text).unwrap()
+}
+
+fn with(mut scenario: Scenario, events: impl IntoIterator<Item = Event>) -> Scenario {
+    scenario.events.extend(events);
+    scenario
+}
+
+/// Runs to the end, where everything must hold.
+fn well(scenario: &Scenario, seed: u64) -> Report {
+    let report = run(scenario, seed);
+    assert_eq!(
+        report.violations,
+        [],
+        "{}, seed {seed}: {:?}",
+        scenario.name,
+        scenario.events
+    );
+    report
+}
+
+fn cut(node: u32, step: u32, effects: u32, away_ms: u64) -> Event {
+    Event {
+        step: Some(step),
+        effects: Some(effects),
+        ..Event::new(0.0, Deed::Cut, node, Some(away_ms as f64 / 1e3))
+    }
+}
+
+#[test]
+fn everybody_finishes_all_rounds_with_equal_roots() {
+    for nodes in 1..=4 {
+        let report = well(&network(nodes, 3), 1);
+        assert!(
+            report
+                .records
+                .iter()
+                .all(|record| record.merged.len() == nodes as usize),
+            "{nodes} nodes"
+        );
+        assert_eq!((report.closed(), report.checkpoints), (3, 2), "{nodes} nodes");
+        assert!(
+            (0..nodes).all(|node| report.wanted(node, "adopt") == 0),
+            "{nodes} nodes"
+        );
+    }
+}
+
+/// Runs once for every step of node 0's machine, until a crash comes too late to happen.
+fn crash_at_every_step(nodes: u32, effects: u32, away_ms: u64) -> u32 {
+    for step in 0.. {
+        let report = well(&with(network(nodes, 2), [cut(0, step, effects, away_ms)]), 1);
+        if report.off.is_empty() {
+            return step;
+        }
+        assert_eq!(report.records.len(), 2);
+        if nodes == 4 {
+            assert_eq!(report.closed(), 2, "the others close it, step {step}");
+        }
+    }
+    0
+}
+
+#[test]
+fn one_of_four_crashes_at_any_step_and_comes_back() {
+    for effects in [0, 1, 2, u32::MAX] {
+        for away_ms in [10, 3_000, 30_000] {
+            assert!(crash_at_every_step(4, effects, away_ms) > 30);
+        }
+    }
+}
+
+#[test]
+fn one_alone_crashes_at_any_step_and_goes_on() {
+    for effects in [0, 1, 2, u32::MAX] {
+        assert!(crash_at_every_step(1, effects, 2_000) > 12);
+    }
+}
+
+#[test]
+fn all_crash_at_the_same_step_and_go_on() {
+    for step in 0..60 {
+        well(&with(network(4, 2), (0..4).map(|node| cut(node, step, 0, 5_000))), 3);
+    }
+}
+
+#[test]
+fn another_root_is_noticed_and_given_up() {
+    let report = well(&with(network(4, 3), [Event::in_round(Deed::OtherRoot, 2, 0)]), 1);
+    assert_eq!((report.wanted(2, "diverged"), report.wanted(2, "adopt")), (1, 1));
+    assert_eq!(report.wanted(1, "diverged"), 0);
+    assert_eq!(report.records[1].merged.len(), 4);
+}
+
+#[test]
+fn a_contribution_that_nobody_can_use_is_refused_and_restored() {
+    for (deed, reason) in [
+        (Deed::Unserved, CheckReason::Missing),
+        (Deed::Malformed, CheckReason::Malformed),
+    ] {
+        let report = well(&with(network(4, 3), [Event::in_round(deed, 3, 1)]), 1);
+        let refused = &report.records[1].refused;
+        assert_eq!(refused.iter().map(|entry| entry.reason).collect::<Vec<_>>(), [reason]);
+        assert_eq!(report.records[1].merged.len(), 3);
+        assert_eq!(report.wanted(3, "restore"), 1);
+        assert_eq!(report.records[2].merged.len(), 4);
+    }
+}
+
+#[test]
+fn a_merge_that_fails_is_tried_again() {
+    let fails = (1..4).map(|node| Event::in_round(Deed::MergeFails, node, 0));
+    let report = well(&with(network(4, 2), fails), 1);
+    assert_eq!(report.closed(), 2);
+    assert_eq!((report.wanted(1, "merge-failed"), report.wanted(1, "merge")), (2, 4));
+}
+
+#[test]
+fn a_slow_node_is_stopped_and_takes_part_when_it_can() {
+    let slow = Event {
+        factor: Some(60.0),
+        ..Event::new(0.0, Deed::SlowTraining, 1, Some(4.5))
+    };
+    let report = well(&with(network(4, 4), [slow]), 1);
+    assert_eq!((report.records[0].absent.len(), report.wanted(1, "abort")), (1, 1));
+    assert_eq!(report.records[1].merged.len(), 4);
+}
+
+#[test]
+fn training_that_ends_as_commitments_close_is_restored() {
+    let mut slow = network(4, 2);
+    slow.learner.step_ms = [300, 1_300];
+    let restored = (0..60).map(|seed| well(&slow, seed));
+    let restored: u32 = restored
+        .map(|report| (0..4).map(|node| report.wanted(node, "restore")).sum::<u32>())
+        .sum();
+    assert!(restored > 0);
+}
+
+#[test]
+fn a_slow_merge_is_not_called_another_root() {
+    let mut slow = network(4, 5);
+    slow.learner.merge_ms = [20, 30_000];
+    for seed in 0..10 {
+        let report = well(&slow, seed);
+        assert_eq!(
+            (0..4).map(|node| report.wanted(node, "diverged")).sum::<u32>(),
+            0,
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn who_was_away_for_long_takes_part_again() {
+    let away = Event::new(6.0, Deed::Crash, 3, Some(25.0));
+    let report = well(&with(network(4, 14), [away]), 1);
+    let peer = &report.standings[&3];
+    assert_eq!((peer.standing, peer.joins), (Standing::Active, 2));
+    assert_eq!(report.records[13].merged.len(), 4);
+    let missed = report.records.iter().filter(|record| record.merged.len() == 3).count();
+    assert!((2..10).contains(&missed), "{missed}");
+}
+
+#[test]
+fn who_leaves_is_gone_and_who_comes_back_joins_again() {
+    let leave = Event::new(5.0, Deed::Leave, 0, Some(20.0));
+    let report = well(&with(network(4, 14), [leave]), 1);
+    assert!(
+        report.records.iter().any(|record| record.roster.len() == 3),
+        "it was not waited for"
+    );
+    assert_eq!(
+        (report.standings[&0].standing, report.standings[&0].joins),
+        (Standing::Active, 2)
+    );
+    assert_eq!(report.records[13].merged.len(), 4);
+    let gone = Event::new(5.0, Deed::Leave, 0, None);
+    let report = well(&with(network(4, 6), [gone]), 1);
+    assert_eq!(report.standings[&0].standing, Standing::Left);
+}
+
+#[test]
+fn who_leaves_before_its_join_is_final_does_not_take_part() {
+    let leave = Event::new(0.55, Deed::Leave, 2, None);
+    let report = well(&with(network(4, 3), [leave]), 1);
+    assert_eq!(report.standings[&2].standing, Standing::Left);
+    assert_eq!(report.records[2].roster.len(), 3);
+}
+
+#[test]
+fn who_commits_twice_is_excluded_and_the_others_go_on() {
+    let mut scenario = with(network(4, 4), [Event::in_round(Deed::Equivocate, 2, 1)]);
+    scenario.hold.excluded = vec![2];
+    let report = well(&scenario, 1);
+    assert_eq!(report.standings[&2].standing, Standing::Excluded);
+    assert!(
+        report
+            .records
+            .iter()
+            .all(|record| matches!(record.outcome, Outcome::Closed(_)))
+    );
+    assert_eq!(report.records[3].roster.len(), 3);
+    assert_eq!(report.records[3].round, Round(3));
+}

@@ -1,0 +1,106 @@
+//! Whole runs with fixed seeds: every scenario holds, and the same seed and build give the same run.
+
+use atoll_simulator::{Planted, Report, Scenario, Text, World, finish, run, run_planted};
+use std::path::Path;
+
+fn built_in(name: &str) -> Scenario {
+    Scenario::from_toml(Scenario::built_in(name).unwrap()).unwrap()
+}
+
+fn holds(report: &Report) {
+    let (name, seed) = (&report.scenario.name, report.seed);
+    assert_eq!(report.violations, [], "atoll sim {name} --seed {seed}");
+    assert_eq!(
+        report.records.len(),
+        report.scenario.rounds as usize,
+        "{name}, seed {seed}"
+    );
+}
+
+#[test]
+fn every_scenario_holds_with_fixed_seeds() {
+    for name in Scenario::names().filter(|name| *name != "thousand-1000") {
+        (1..=12).for_each(|seed| holds(&run(&built_in(name), seed)));
+    }
+}
+
+/// The large network, but for fewer rounds.
+#[test]
+fn a_thousand_nodes_hold() {
+    let mut scenario = built_in("thousand-1000");
+    scenario.rounds = 2;
+    scenario.events.clear();
+    scenario.hold.loss_share_max = 0.5;
+    let report = run(&scenario, 1);
+    holds(&report);
+    assert_eq!(report.merged_share, 1.0);
+}
+
+/// A fixed set of networks of chance; other and more with `ATOLL_WILD=2000`.
+#[test]
+fn networks_of_chance_hold() {
+    let wanted = std::env::var("ATOLL_WILD")
+        .ok()
+        .and_then(|wanted| wanted.parse::<u64>().ok());
+    let first = wanted.map_or(0, |_| std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() << 16);
+    for seed in first..first + wanted.unwrap_or(300) {
+        holds(&run(&Scenario::wild(seed), seed));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_on_any_number_of_threads() {
+    for name in ["crash-storm", "slow-links", "late-joiners"] {
+        let scenario = built_in(name);
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(&scenario, 9).trace_hash)
+        };
+        let hashes = [on(1), on(2), on(7), run(&scenario, 9).trace_hash];
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{name}: {hashes:?}");
+        assert_ne!(run(&scenario, 10).trace_hash, hashes[0], "{name}");
+    }
+}
+
+#[test]
+fn a_bug_that_is_put_in_on_purpose_is_found() {
+    let planted = Planted { skip_restore: true };
+    let found = (0..20).find_map(|seed| {
+        run_planted(&Scenario::wild(seed), seed, planted)
+            .violations
+            .into_iter()
+            .next()
+    });
+    assert_eq!(found.map(|violation| violation.rule), Some("error-feedback"));
+}
+
+/// The real learner in place of the toy: it learns, and everything holds.
+#[test]
+fn the_real_learner_learns_in_a_small_network() {
+    let mut scenario = built_in("calm");
+    scenario.rounds = 6;
+    scenario.rules.inner_steps = 10;
+    scenario.hold.loss_share_max = 0.9;
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let world = World::new(&scenario, 1, Box::new(Text::read(&text).unwrap())).unwrap();
+    let report = finish(world, Planted::default(), |_| {});
+    holds(&report);
+    assert!(report.losses.1 < report.losses.0 - 0.5, "{:?}", report.losses);
+    let again = World::new(&scenario, 1, Box::new(Text::read(&text).unwrap())).unwrap();
+    assert_eq!(finish(again, Planted::default(), |_| {}).trace_hash, report.trace_hash);
+}
+
+/// What cannot hold is said, and a scenario that fails can be made smaller: on lines that carry nothing no
+/// round closes.
+#[test]
+fn what_does_not_hold_is_named() {
+    let mut scenario = built_in("slow-links");
+    scenario.link.up_kbit = [1, 2];
+    let report = run(&scenario, 1);
+    assert_eq!(report.violations[0].rule, "hold", "{:?}", report.violations);
+    scenario.hold.deadlines_per_round = 1.0;
+    scenario.rules.deadlines_ms = [2_000, 2_000, 2_000, 2_000, 60_000];
+    scenario.link.latency_ms = [50_000, 60_000];
+    let report = run(&scenario, 1);
+    assert_eq!(report.violations[0].rule, "stuck", "{:?}", report.violations);
+}
