@@ -1,34 +1,30 @@
 //! Who takes part, under which charter, and what of them outlives every crash: disks and ballots.
 
-use super::ballots::Ballots;
-use crate::{keys::Validators, verify_certificate};
-use atoll_ledger::{Phase, Standing, State};
+use super::{ballots::Ballots, disk::Disk};
+use crate::keys::Validators;
 use atoll_protocol::{
-    Block, Fraction, Hash, Height, InnerSteps, Keypair, Millis, Nano, PeerId,
+    Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId,
     charter::{
         CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
     },
-    transaction::SignedTransaction,
 };
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// The validators of a run and everything that is not in a runtime.
 pub(super) struct Cast {
     pub(super) charter: Arc<Charter>,
     pub(super) keypairs: Vec<Keypair>,
     pub(super) validators: Validators,
-    pub(super) disks: Vec<SharedDisk>,
+    pub(super) disks: Vec<Arc<Disk>>,
     pub(super) ballots: Ballots,
 }
 
-pub(super) type SharedDisk = Arc<watch::Sender<Disk>>;
-
 impl Cast {
-    pub(super) fn new(n: u8) -> Arc<Self> {
+    /// `n` validators who do a few rounds; a quorum goes on without who is away.
+    pub(super) fn new(n: u8, rounds: u32) -> Arc<Self> {
         let mut keypairs: Vec<_> = (1..=n).map(|i| Keypair::from_seed(&[i; 32])).collect();
         keypairs.sort_by_key(Keypair::peer);
-        let charter = Arc::new(charter(&keypairs));
+        let charter = Arc::new(charter(&keypairs, rounds));
         charter.validate().expect("a charter");
         let peers: Vec<PeerId> = charter.keys().collect();
         Arc::new(Self {
@@ -45,27 +41,16 @@ impl Cast {
     }
 
     pub(super) fn height(&self, who: usize) -> u64 {
-        self.disks[who].borrow().state.height().0
-    }
-
-    /// Whether every round is over and all of `honest` have left, as the disk of `who` has it.
-    pub(super) fn is_done(disk: &Disk, honest: &[PeerId]) -> bool {
-        let core = disk.state.core();
-        let gone = |peer| {
-            core.peers
-                .get(peer)
-                .is_some_and(|peer| peer.standing != Standing::Active)
-        };
-        core.round.phase == Phase::Finished && honest.iter().all(gone)
+        self.disks[who].read().state.height().0
     }
 
     /// One history on the disks of `honest`, and none of them has ever contradicted itself.
     pub(super) fn assert_one_history(&self, honest: &[usize]) {
-        let longest = honest.iter().max_by_key(|who| self.height(**who));
-        let longest = self.disks[*longest.expect("somebody")].borrow();
+        let histories = honest.iter().map(|who| self.disks[*who].read().blocks.clone());
+        let longest = histories.max_by_key(Vec::len).expect("somebody is honest");
         for who in honest {
-            let (disk, peer) = (self.disks[*who].borrow(), self.keypairs[*who].peer());
-            assert_eq!(disk.blocks[..], longest.blocks[..disk.blocks.len()], "validator {who}");
+            let (disk, peer) = (self.disks[*who].read(), self.keypairs[*who].peer());
+            assert_eq!(disk.blocks[..], longest[..disk.blocks.len()], "validator {who}");
             let root = disk.blocks.last().map(|block| block.header.state);
             assert!(root.is_none_or(|root| root == disk.state.root()), "validator {who}");
             let contradictions = self.ballots.contradictions(&peer);
@@ -74,52 +59,7 @@ impl Cast {
     }
 }
 
-/// What an owner keeps of final blocks. A watch channel, so that tests can wait for what they expect.
-pub(super) struct Disk {
-    pub(super) state: State,
-    pub(super) blocks: Vec<Block>,
-    pub(super) certificates: usize,
-    /// Every delivery, in order; a crash before the block is written brings it again.
-    pub(super) received: Vec<Height>,
-}
-
-impl Disk {
-    pub(super) fn empty(charter: &Arc<Charter>) -> SharedDisk {
-        Arc::new(watch::Sender::new(Self {
-            state: State::genesis(charter.clone()),
-            blocks: Vec::new(),
-            certificates: 0,
-            received: Vec::new(),
-        }))
-    }
-
-    /// Writes the next final block, whose certificate must prove it.
-    pub(super) fn write(&mut self, block: &Block, certificate: Option<&[u8]>) {
-        assert_eq!(
-            block.header.height.0,
-            self.state.height().0 + 1,
-            "without gaps or repeats"
-        );
-        let genesis = self.state.core().genesis;
-        if let Some(certificate) = certificate {
-            let validators = self.state.validators();
-            let info = verify_certificate(&genesis, &validators, &block.digest(), certificate).expect("a proof");
-            assert!(info.signers.len() * 3 > validators.len() * 2);
-            self.certificates += 1;
-        }
-        self.state = self.state.apply(block).expect("a final block applies").0;
-        self.blocks.push(block.clone());
-    }
-
-    /// What `peer` has in final blocks, each kind of statement once a time.
-    pub(super) fn kinds(&self, peer: PeerId) -> Vec<&'static str> {
-        let transactions = self.blocks.iter().flat_map(|block| &block.transactions);
-        let own = transactions.filter(|transaction: &&SignedTransaction| transaction.signer == peer);
-        own.map(|transaction| transaction.body.action.kind()).collect()
-    }
-}
-
-fn charter(keypairs: &[Keypair]) -> Charter {
+fn charter(keypairs: &[Keypair], rounds: u32) -> Charter {
     let members = keypairs.iter().enumerate().map(|(i, keypair)| Member {
         name: format!("v{i}"),
         key: keypair.peer(),
@@ -130,7 +70,7 @@ fn charter(keypairs: &[Keypair]) -> Charter {
         seed: 7,
         model: model(),
         data: Data { manifest: Hash::ZERO },
-        round: rules(),
+        round: rules(rounds),
         inner: InnerOptimizer {
             lr: Nano(3_000_000),
             lr_min_ratio: Nano(100_000_000),
@@ -154,10 +94,9 @@ fn charter(keypairs: &[Keypair]) -> Charter {
     }
 }
 
-/// Two short rounds; a quorum goes on without who is away.
-fn rules() -> RoundRules {
+fn rules(rounds: u32) -> RoundRules {
     RoundRules {
-        rounds: 2,
+        rounds,
         inner_steps: InnerSteps(4),
         batch: 2,
         sequence: 16,

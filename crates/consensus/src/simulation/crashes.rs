@@ -21,7 +21,7 @@ const VICTIM: usize = 2;
 
 /// What an undisturbed run of a seed takes: frames of the victim, and time.
 fn undisturbed(seed: u64) -> (usize, Duration) {
-    let cast = Cast::new(4);
+    let cast = Cast::new(4, 2);
     runner(seed).start(|context| async {
         let (mut world, fuse) = (World::with(context, &cast, &[0, 1, 3], good()).await, Fuse::never());
         world.wake(VICTIM, fuse.clone()).await;
@@ -62,7 +62,7 @@ fn one_of_four_crashes_between_any_two_of_its_frames() {
     let (frames, _) = undisturbed(11);
     let (mut channels, mut repeated) = (BTreeSet::new(), 0);
     for point in 1..=frames {
-        let cast = Cast::new(4);
+        let cast = Cast::new(4, 2);
         let last = crash_after(&cast, 11, point, away(point));
         channels.extend(last.map(|channel| channel as u8));
         repeated += repeats(&cast, VICTIM);
@@ -83,7 +83,7 @@ fn one_of_four_crashes_between_any_two_of_its_frames() {
 
 /// Deliveries of blocks that were delivered before.
 fn repeats(cast: &Cast, who: usize) -> usize {
-    let disk = cast.disks[who].borrow();
+    let disk = cast.disks[who].read();
     let heights: BTreeSet<_> = disk.received.iter().collect();
     assert_eq!(
         heights.len(),
@@ -98,7 +98,7 @@ fn each_of_four_crashes_at_any_time_and_again_while_it_recovers() {
     const POINTS: u32 = 60;
     let (_, time) = undisturbed(12);
     for point in 0..POINTS {
-        let (cast, victim) = (Cast::new(4), point as usize % 4);
+        let (cast, victim) = (Cast::new(4, 2), point as usize % 4);
         runner(12).start(|context| async {
             let mut world = World::with(context, &cast, &cast.all(), good()).await;
             world.sleep(time * point / POINTS).await;
@@ -136,7 +136,7 @@ fn the_power_fails_for_all_four_at_once_and_again_while_they_recover() {
         mode: PartialWriteMode::Subset,
     });
     for point in 0..POINTS {
-        let (cast, faults) = (Cast::new(4), [FaultConfig::default(), torn.clone()]);
+        let (cast, faults) = (Cast::new(4, 2), [FaultConfig::default(), torn.clone()]);
         let faults = faults[point as usize % 2].clone();
         let first = Runner::new(config(13).with_storage_fault_config(faults));
         let once = power_cut(first, &cast, time * point / POINTS);

@@ -10,13 +10,15 @@ use std::time::Duration;
 #[test]
 fn two_halves_of_four_wait_for_each_other() {
     for seed in 0..4 {
-        let cast = Cast::new(4);
+        let cast = Cast::new(4, 2);
         let heights = || cast.all().iter().map(|who| cast.height(*who)).collect::<Vec<_>>();
         runner(seed).start(|context| async {
             let world = World::with(context, &cast, &cast.all(), good()).await;
             let some = 2 + seed;
             world
-                .until("some blocks", &cast.all(), move |disk| disk.state.height().0 >= some)
+                .until("some blocks", &cast.all(), move |content| {
+                    content.state.height().0 >= some
+                })
                 .await;
             world.network.cut(&[0, 1], &[2, 3]).await;
             // What was certified before the cut may still become final.

@@ -1,7 +1,8 @@
 //! One life of one validator: the wiring, an owner that writes final blocks, a member that submits.
 
 use super::{
-    cast::{Cast, Disk, SharedDisk},
+    cast::Cast,
+    disk::{Content, Disk},
     network::Member,
     statements,
 };
@@ -15,7 +16,7 @@ use crate::{
 use atoll_protocol::Keypair;
 use commonware_runtime::{Clock, Spawner as _, Supervisor as _, deterministic::Context};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// What a write takes; a crash may come before and after each.
 const WRITE: Duration = Duration::from_millis(3);
@@ -28,7 +29,7 @@ pub(super) struct Life {
     pub(super) who: usize,
     /// Its storage's name.
     pub(super) prefix: String,
-    pub(super) disk: SharedDisk,
+    pub(super) disk: Arc<Disk>,
     /// Whether it submits anything.
     pub(super) works: bool,
 }
@@ -37,7 +38,7 @@ impl Life {
     /// Lives until it is aborted; everything else that ends consensus is a failure.
     pub(super) async fn live(self, context: Context, network: Member) {
         let keypair = self.cast.keypairs[self.who].clone();
-        let (state, known) = (self.disk.borrow().state.clone(), self.disk.subscribe());
+        let state = self.disk.read().state.clone();
         let ledger = Arc::new(Ledger::new(state.clone()));
         let (owner, finalized) = mpsc::channel(WAITING_MAX);
         let parts = Parts {
@@ -54,9 +55,10 @@ impl Life {
         let disk = self.disk.clone();
         context.child("owner").spawn(move |clock| own(clock, finalized, disk));
         if self.works {
+            let disk = self.disk.clone();
             context
                 .child("member")
-                .spawn(move |clock| work(clock, keypair, ledger, known));
+                .spawn(move |clock| work(clock, keypair, ledger, disk));
         }
         let running = engine::run(context.child("wiring"), parts).await.expect("starts");
         panic!("validator {} ended: {}", self.who, running.ended().await);
@@ -64,26 +66,24 @@ impl Life {
 }
 
 /// Writes, then acknowledges.
-async fn own(clock: Context, mut finalized: mpsc::Receiver<Finalized>, disk: SharedDisk) {
+async fn own(clock: Context, mut finalized: mpsc::Receiver<Finalized>, disk: Arc<Disk>) {
     while let Some(next) = finalized.recv().await {
-        disk.send_modify(|disk| disk.received.push(next.block.header.height));
+        disk.change(|content| content.received.push(next.block.header.height));
         clock.sleep(WRITE).await;
-        disk.send_modify(|disk| disk.write(&next.block, next.certificate.as_deref()));
+        disk.change(|content| content.write(&next.block, next.certificate.as_deref()));
         clock.sleep(WRITE).await;
         next.acknowledge();
     }
 }
 
 /// Says what comes next whenever the state on disk has moved.
-async fn work(clock: Context, keypair: Keypair, ledger: Arc<Ledger>, mut disk: watch::Receiver<Disk>) {
-    loop {
-        let statement = statements::next(&disk.borrow_and_update().state, &keypair);
-        if let Some(statement) = statement {
-            // Refused if a later block is final already: the next change of the disk brings us here again.
+async fn work(clock: Context, keypair: Keypair, ledger: Arc<Ledger>, disk: Arc<Disk>) {
+    let say_next = |content: &Content| {
+        if let Some(statement) = statements::next(&content.state, &keypair) {
+            // Refused if a later block is final already: its write brings us here again.
             let _ = ledger.submit(statement, now(&clock));
         }
-        if disk.changed().await.is_err() {
-            return;
-        }
-    }
+        false
+    };
+    disk.watch(say_next).await;
 }

@@ -1,7 +1,8 @@
 //! A network that runs: validators start, crash and start again, and a test waits for what it expects.
 
 use super::{
-    cast::{Cast, Disk},
+    cast::Cast,
+    disk::{Content, Disk},
     network::{Fuse, Manner, Network},
     validator::Life,
 };
@@ -179,13 +180,12 @@ impl World {
         &self,
         what: &str,
         who: &[usize],
-        reached: impl Fn(&Disk) -> bool + Send + Sync + 'static,
+        reached: impl Fn(&Content) -> bool + Send + Sync + 'static,
     ) {
-        let disks: Vec<_> = who.iter().map(|who| self.cast.disks[*who].subscribe()).collect();
+        let disks: Vec<_> = who.iter().map(|who| self.cast.disks[*who].clone()).collect();
         let all = async move {
-            for mut disk in disks {
-                let reached = disk.wait_for(|disk| reached(disk)).await;
-                drop(reached.expect("disks outlive the run"));
+            for disk in disks {
+                disk.watch(&reached).await;
             }
         };
         self.patiently(what, all).await;
@@ -194,7 +194,7 @@ impl World {
     /// Waits until all of `honest` know that the run is over.
     pub(super) async fn until_done(&self, honest: &[usize]) {
         let peers: Vec<PeerId> = honest.iter().map(|who| self.cast.keypairs[*who].peer()).collect();
-        self.until("the end of the run", honest, move |disk| Cast::is_done(disk, &peers))
+        self.until("the end of the run", honest, move |content| content.is_done(&peers))
             .await;
     }
 }
