@@ -1,19 +1,16 @@
-//! One validator lies: it shows different blocks to different validators, or votes for two.
+//! One validator lies: it shows different blocks to different validators, votes for two, or proposes wrong
+//! ones.
 
 use super::{
     cast::Cast,
+    lies::{Lie, Spoiler},
     world::{World, good, runner},
 };
+use atoll_protocol::Hash;
 use commonware_runtime::Runner as _;
+use std::sync::Arc;
 
 const LIAR: usize = 0;
-
-enum Lie<'a> {
-    /// Two blocks a view, each shown to its own audience.
-    Twins([&'a [usize]; 2]),
-    /// Two votes a view, for all to see.
-    Forger,
-}
 
 /// What came of a run.
 struct Outcome {
@@ -21,32 +18,49 @@ struct Outcome {
     lies: usize,
     /// Who keeps out whom.
     blocked: Vec<(usize, usize)>,
+    /// Wrong blocks that were proposed, and the final ones.
+    wrong: Vec<Hash>,
+    history: Vec<Hash>,
 }
 
-/// Runs until all honest ones are done.
-fn run(n: u8, seed: u64, lie: Lie<'_>) -> Outcome {
+/// Runs until all honest ones are done. `wake` starts the liar; a value is what it knows in the end.
+fn run(n: u8, seed: u64, wake: impl AsyncFn(&mut World, &Cast) -> Option<Arc<Spoiler>>) -> Outcome {
     let cast = Cast::new(n, 5);
     let honest: Vec<usize> = cast.all().into_iter().filter(|who| *who != LIAR).collect();
-    let blocked = runner(seed).start(|context| async {
+    let (blocked, wrong) = runner(seed).start(|context| async {
         let mut world = World::with(context, &cast, &honest, good()).await;
-        match lie {
-            Lie::Twins(audiences) => world.wake_twins(LIAR, audiences).await,
-            Lie::Forger => world.wake_forger(LIAR).await,
-        }
+        let spoiler = wake(&mut world, &cast).await;
         world.until_done(&honest).await;
-        world.network.blocked().await
+        let wrong = spoiler.map(|spoiler| spoiler.spoiled()).unwrap_or_default();
+        (world.network.blocked().await, wrong)
     });
     cast.assert_one_history(&honest);
     let liar = |(by, who): &(usize, usize)| honest.contains(by) && *who == LIAR;
     assert!(blocked.iter().all(liar), "an honest one is kept out: {blocked:?}");
     let lies = cast.ballots.contradictions(&cast.keypairs[LIAR].peer()).len();
-    Outcome { lies, blocked }
+    let history = cast.disks[honest[0]]
+        .read()
+        .blocks
+        .iter()
+        .map(|block| block.digest())
+        .collect();
+    Outcome {
+        lies,
+        blocked,
+        wrong,
+        history,
+    }
 }
 
 /// Runs with twins; in how many of them they lied, and in how many somebody noticed. They lie when they
 /// lead a view and know different transactions, which is left to the seed.
 fn twins(n: u8, audiences: [&[usize]; 2]) -> (usize, usize) {
-    let outcomes = (0..6).map(|seed| run(n, seed, Lie::Twins(audiences)));
+    let outcomes = (0..6).map(|seed| {
+        run(n, seed, async |world, _| {
+            world.wake_twins(LIAR, audiences).await;
+            None
+        })
+    });
     outcomes.fold((0, 0), |(lied, noticed), outcome| {
         let (lies, notices) = (outcome.lies > 0, !outcome.blocked.is_empty());
         assert!(lies || !notices, "kept out without a lie");
@@ -75,9 +89,25 @@ fn of_seven_one_shows_two_blocks_of_which_none_can_be_certified() {
 #[test]
 fn one_of_four_or_seven_votes_for_two_blocks_and_is_kept_out_by_all() {
     for (n, seed) in [(4, 0), (4, 1), (4, 2), (7, 3), (7, 4)] {
-        let outcome = run(n, seed, Lie::Forger);
+        let outcome = run(n, seed, async |world, cast| {
+            world.wake_liar(LIAR, Lie::Forge(Arc::new(cast.signer(LIAR)))).await;
+            None
+        });
         assert!(outcome.lies > 0);
         let all: Vec<_> = (1..usize::from(n)).map(|honest| (honest, LIAR)).collect();
         assert_eq!(outcome.blocked, all);
+    }
+}
+
+#[test]
+fn one_of_four_or_seven_proposes_blocks_with_a_wrong_state_and_none_of_them_becomes_final() {
+    for (n, seed) in [(4, 0), (4, 1), (7, 2), (7, 3)] {
+        let outcome = run(n, seed, async |world, cast| {
+            let spoiler = Spoiler::new(cast.signer(LIAR));
+            world.wake_liar(LIAR, Lie::Spoil(spoiler.clone())).await;
+            Some(spoiler)
+        });
+        assert!(outcome.wrong.len() >= 2, "{} wrong blocks", outcome.wrong.len());
+        assert!(outcome.wrong.iter().all(|wrong| !outcome.history.contains(wrong)));
     }
 }

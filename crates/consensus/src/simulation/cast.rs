@@ -8,6 +8,7 @@ use atoll_protocol::{
         CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
     },
 };
+use commonware_consensus::simplex::scheme::ed25519::Scheme;
 use std::sync::Arc;
 
 /// The validators of a run and everything that is not in a runtime.
@@ -38,6 +39,12 @@ impl Cast {
 
     pub(super) fn all(&self) -> Vec<usize> {
         (0..self.keypairs.len()).collect()
+    }
+
+    /// What signs for a validator.
+    pub(super) fn signer(&self, who: usize) -> Scheme {
+        let signer = self.validators.signer(&self.charter.genesis(), &self.keypairs[who]);
+        signer.expect("a validator")
     }
 
     pub(super) fn height(&self, who: usize) -> u64 {

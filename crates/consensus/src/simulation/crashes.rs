@@ -2,7 +2,7 @@
 
 use super::{
     cast::Cast,
-    network::Fuse,
+    manner::Fuse,
     world::{World, config, good, runner},
 };
 use crate::channel::Channel;

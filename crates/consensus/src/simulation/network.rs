@@ -1,39 +1,22 @@
-//! The simulated network in the wiring's words, and what a test can do to it: cut it, end a validator
-//! between two frames, and let one lie.
+//! The simulated network in the wiring's words, and how a test cuts and heals it.
 
 use super::{
-    ballots::{Ballots, SignedVote, vote_of},
     cast::Cast,
+    manner::{Manner, Sender},
 };
 use crate::{
     channel::{CHANNELS, Channel},
-    keys::peer_of,
     network::{Ends, Network as Wired},
 };
-use commonware_actor::{Feedback, Unreliable};
-use commonware_codec::Encode;
-use commonware_consensus::simplex::{
-    scheme::ed25519::Scheme,
-    types::{Finalize, Notarize, Proposal, Vote},
-};
-use commonware_cryptography::{Blake3, Hasher as _, blake3::Digest, ed25519::PublicKey};
+use commonware_actor::Feedback;
+use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{
-    BlockedSubscription, Blocker, CheckedSender, LimitedSender, Message, PeerSetSubscription, Provider,
-    Receiver as P2pReceiver, Recipients, Sender as _, TrackedPeers,
+    BlockedSubscription, Blocker, Message, PeerSetSubscription, Provider, Receiver as P2pReceiver, TrackedPeers,
     simulated::{self, Link, SplitTarget},
 };
-use commonware_runtime::{IoBuf, IoBufs, Quota, Supervisor as _, deterministic::Context};
-use commonware_utils::{NZU32, NZUsize, sync::Mutex};
-use std::{
-    fmt,
-    num::NonZeroUsize,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::SystemTime,
-};
-use tokio::sync::Notify;
+use commonware_runtime::{Quota, Supervisor as _, deterministic::Context};
+use commonware_utils::{NZU32, NZUsize};
+use std::{fmt, num::NonZeroUsize};
 
 /// More than anyone sends: queues bound a node's channels, not rates.
 const RATE: Quota = Quota::per_second(NZU32!(2_000));
@@ -148,74 +131,6 @@ fn pairs(one: &[usize], other: &[usize]) -> Vec<(usize, usize)> {
     there.flat_map(|(a, b)| [(a, b), (b, a)]).collect()
 }
 
-/// How a validator speaks.
-#[derive(Clone)]
-pub(super) struct Manner {
-    pub(super) me: PublicKey,
-    pub(super) ballots: Ballots,
-    pub(super) fuse: Arc<Fuse>,
-    /// Who hears it; everyone if none is named.
-    pub(super) audience: Option<Vec<PublicKey>>,
-    /// Signs the opposite of every vote too.
-    pub(super) forger: Option<Scheme>,
-}
-
-impl Manner {
-    fn narrow(&self, recipients: Recipients<PublicKey>) -> Recipients<PublicKey> {
-        let Some(audience) = &self.audience else {
-            return recipients;
-        };
-        let heard = |key: &PublicKey| audience.contains(key);
-        Recipients::Some(match recipients {
-            Recipients::All => audience.clone(),
-            Recipients::Some(keys) => keys.into_iter().filter(heard).collect(),
-            Recipients::One(key) => [key].into_iter().filter(heard).collect(),
-        })
-    }
-}
-
-/// Ends a life between two frames: what is sent after the last one never leaves.
-pub(super) struct Fuse {
-    sent: AtomicUsize,
-    frames_max: usize,
-    last: Mutex<Option<Channel>>,
-    blown: Notify,
-}
-
-impl Fuse {
-    pub(super) fn after(frames_max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            sent: AtomicUsize::new(0),
-            frames_max,
-            last: Mutex::new(None),
-            blown: Notify::new(),
-        })
-    }
-
-    pub(super) fn never() -> Arc<Self> {
-        Self::after(usize::MAX)
-    }
-
-    pub(super) fn sent(&self) -> usize {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Waits for the last frame; where it went.
-    pub(super) async fn blown(self: Arc<Self>) -> Option<Channel> {
-        self.blown.notified().await;
-        *self.last.lock()
-    }
-
-    fn passes(&self, channel: Channel) -> bool {
-        let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
-        if number == self.frames_max {
-            *self.last.lock() = Some(channel);
-            self.blown.notify_one();
-        }
-        number <= self.frames_max
-    }
-}
-
 /// A validator's place in the network.
 pub(super) struct Member {
     ends: Vec<Simulated>,
@@ -230,11 +145,7 @@ impl Wired for Member {
 
     fn open(self) -> ([Ends<Self>; CHANNELS], Peers) {
         let wrap = |((inner, frames), channel)| {
-            let sender = Sender {
-                inner,
-                channel,
-                manner: self.manner.clone(),
-            };
+            let sender = Sender::new(inner, channel, self.manner.clone());
             (sender, Receiver { frames, channel })
         };
         let ends: Vec<Ends<Self>> = self.ends.into_iter().zip(Channel::ALL).map(wrap).collect();
@@ -242,73 +153,6 @@ impl Wired for Member {
             .try_into()
             .unwrap_or_else(|_| panic!("one pair of ends per channel"));
         (ends, self.peers)
-    }
-}
-
-/// Sends as the simulation does, and in the validator's manner.
-#[derive(Clone)]
-pub(super) struct Sender {
-    inner: simulated::Sender<PublicKey, Context>,
-    channel: Channel,
-    manner: Manner,
-}
-
-pub(super) struct Checked<'a> {
-    inner: <simulated::Sender<PublicKey, Context> as LimitedSender>::Checked<'a>,
-    /// For what is said besides.
-    beside: simulated::Sender<PublicKey, Context>,
-    channel: Channel,
-    manner: &'a Manner,
-}
-
-impl LimitedSender for Sender {
-    type PublicKey = PublicKey;
-    type Checked<'a> = Checked<'a>;
-
-    fn check(&mut self, recipients: Recipients<PublicKey>) -> Result<Checked<'_>, SystemTime> {
-        Ok(Checked {
-            beside: self.inner.clone(),
-            inner: self.inner.check(self.manner.narrow(recipients))?,
-            channel: self.channel,
-            manner: &self.manner,
-        })
-    }
-}
-
-impl CheckedSender for Checked<'_> {
-    type PublicKey = PublicKey;
-
-    fn recipients(&self) -> Vec<PublicKey> {
-        self.inner.recipients()
-    }
-
-    fn send(mut self, message: impl Into<IoBufs> + Send, priority: bool) -> Unreliable<Feedback> {
-        let frame: IoBuf = message.into().coalesce();
-        if !self.manner.fuse.passes(self.channel) {
-            return Unreliable::rejected();
-        }
-        if matches!(self.channel, Channel::Votes) {
-            let vote = vote_of(frame.as_ref());
-            self.manner.ballots.record(peer_of(&self.manner.me), &vote);
-            if let Some(forged) = self.manner.forger.as_ref().and_then(|scheme| forge(scheme, vote)) {
-                self.manner.ballots.record(peer_of(&self.manner.me), &forged);
-                self.beside.send(Recipients::All, forged.encode(), priority);
-            }
-        }
-        self.inner.send(frame, priority)
-    }
-}
-
-/// The same kind of vote for a block that does not exist.
-fn forge(scheme: &Scheme, vote: SignedVote) -> Option<SignedVote> {
-    let other = |proposal: Proposal<Digest>| {
-        let payload = Blake3::hash(&[proposal.payload.as_ref()]);
-        Proposal::new(proposal.round, proposal.parent, payload)
-    };
-    match vote {
-        Vote::Notarize(vote) => Notarize::sign(scheme, other(vote.proposal)).map(Vote::Notarize),
-        Vote::Finalize(vote) => Finalize::sign(scheme, other(vote.proposal)).map(Vote::Finalize),
-        Vote::Nullify(_) => None,
     }
 }
 

@@ -3,11 +3,12 @@
 use super::{
     cast::Cast,
     disk::{Content, Disk},
-    network::{Fuse, Manner, Network},
+    lies::Lie,
+    manner::{Fuse, Manner},
+    network::Network,
     validator::Life,
 };
 use atoll_protocol::PeerId;
-use commonware_consensus::simplex::scheme::ed25519::Scheme;
 use commonware_p2p::simulated::Link;
 use commonware_runtime::{
     Clock as _, Handle, Spawner as _, Supervisor as _,
@@ -88,17 +89,15 @@ impl World {
         self.lives.insert(who, life);
     }
 
-    /// Starts one that signs the opposite of each of its votes too.
-    pub(super) async fn wake_forger(&mut self, who: usize) {
-        let (genesis, keypair) = (self.cast.charter.genesis(), &self.cast.keypairs[who]);
-        let forger: Option<Scheme> = self.cast.validators.signer(&genesis, keypair);
+    /// Starts one that lies.
+    pub(super) async fn wake_liar(&mut self, who: usize, lie: Lie) {
         let manner = Manner {
-            forger: Some(forger.expect("a validator")),
+            lie,
             ..self.manner(who)
         };
         let network = self.network.enter(who, manner).await;
         let life = self.life(who);
-        let context = self.context.child("forger");
+        let context = self.context.child("liar");
         self.lives
             .insert(who, context.spawn(move |context| life.live(context, network)));
     }
@@ -134,7 +133,7 @@ impl World {
             ballots: self.cast.ballots.clone(),
             fuse: Fuse::never(),
             audience: None,
-            forger: None,
+            lie: Lie::None,
         }
     }
 
