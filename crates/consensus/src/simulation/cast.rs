@@ -41,6 +41,16 @@ impl Cast {
         (0..self.keypairs.len()).collect()
     }
 
+    pub(super) fn peers(&self, who: &[usize]) -> Vec<PeerId> {
+        who.iter().map(|who| self.keypairs[*who].peer()).collect()
+    }
+
+    /// Whether somebody still has something to say or to hear.
+    pub(super) fn is_under_way(&self) -> bool {
+        let peers = self.peers(&self.all());
+        self.disks.iter().any(|disk| !disk.read().is_done(&peers))
+    }
+
     /// What signs for a validator.
     pub(super) fn signer(&self, who: usize) -> Scheme {
         let signer = self.validators.signer(&self.charter.genesis(), &self.keypairs[who]);

@@ -23,7 +23,8 @@ const VICTIM: usize = 2;
 fn undisturbed(seed: u64) -> (usize, Duration) {
     let cast = Cast::new(4, 2);
     runner(seed).start(|context| async {
-        let (mut world, fuse) = (World::with(context, &cast, &[0, 1, 3], good()).await, Fuse::never());
+        let fuse = Fuse::never();
+        let mut world = World::with(context, &cast, &[0, 1, 3], good()).await;
         world.wake(VICTIM, fuse.clone()).await;
         world.until_done(&cast.all()).await;
         let time = world.context.current().duration_since(UNIX_EPOCH).expect("since then");
@@ -31,14 +32,14 @@ fn undisturbed(seed: u64) -> (usize, Duration) {
     })
 }
 
-/// The victim's life ends after its `frames`th frame and begins again after a while. Where that frame
-/// went.
-fn crash_after(cast: &Arc<Cast>, seed: u64, frames: usize, away: Duration) -> Option<Channel> {
-    let last = runner(seed).start(|context| async {
-        let (mut world, fuse) = (
-            World::with(context, cast, &[0, 1, 3], good()).await,
-            Fuse::after(frames),
-        );
+/// Where the victim's last frame went, and the runtime's hash over all that happened.
+type Crashed = (Option<Channel>, String);
+
+/// The victim's life ends after its `frames`th frame and begins again after a while.
+fn crash_after(cast: &Arc<Cast>, seed: u64, frames: usize, away: Duration) -> Crashed {
+    let fuse = Fuse::after(frames);
+    let crashed = runner(seed).start(|context| async {
+        let mut world = World::with(context, cast, &[0, 1, 3], good()).await;
         world.wake(VICTIM, fuse.clone()).await;
         let last = world.patiently("the last frame", fuse.blown()).await;
         world.crash(VICTIM).await;
@@ -46,10 +47,10 @@ fn crash_after(cast: &Arc<Cast>, seed: u64, frames: usize, away: Duration) -> Op
         world.wake(VICTIM, Fuse::never()).await;
         world.until_done(&cast.all()).await;
         assert_eq!(world.network.blocked().await, [], "a restart looked like a lie");
-        last
+        (last, world.context.auditor().state())
     });
     cast.assert_one_history(&cast.all());
-    last
+    crashed
 }
 
 /// Short enough to come back into the same view, long enough to miss a few.
@@ -63,7 +64,7 @@ fn one_of_four_crashes_between_any_two_of_its_frames() {
     let (mut channels, mut repeated) = (BTreeSet::new(), 0);
     for point in 1..=frames {
         let cast = Cast::new(4, 2);
-        let last = crash_after(&cast, 11, point, away(point));
+        let (last, _) = crash_after(&cast, 11, point, away(point));
         channels.extend(last.map(|channel| channel as u8));
         repeated += repeats(&cast, VICTIM);
     }
@@ -81,6 +82,13 @@ fn one_of_four_crashes_between_any_two_of_its_frames() {
     assert!(repeated > 0, "no crash came between a delivery and its write");
 }
 
+#[test]
+fn a_seed_repeats_a_run_with_a_crash() {
+    let run = |frames| crash_after(&Cast::new(4, 2), 11, frames, away(1));
+    assert_eq!(run(40), run(40));
+    assert_ne!(run(40), run(41));
+}
+
 /// Deliveries of blocks that were delivered before.
 fn repeats(cast: &Cast, who: usize) -> usize {
     let disk = cast.disks[who].read();
@@ -96,12 +104,13 @@ fn repeats(cast: &Cast, who: usize) -> usize {
 #[test]
 fn each_of_four_crashes_at_any_time_and_again_while_it_recovers() {
     const POINTS: u32 = 60;
-    let (_, time) = undisturbed(12);
+    let time = undisturbed(12).1 * 9 / 10;
     for point in 0..POINTS {
         let (cast, victim) = (Cast::new(4, 2), point as usize % 4);
         runner(12).start(|context| async {
             let mut world = World::with(context, &cast, &cast.all(), good()).await;
             world.sleep(time * point / POINTS).await;
+            assert!(cast.is_under_way(), "the crash comes too late");
             for again in [0, 3 * point] {
                 world.crash(victim).await;
                 world.sleep(away(point as usize)).await;
@@ -128,7 +137,7 @@ fn power_cut(runner: Runner, cast: &Arc<Cast>, time: Duration) -> Checkpoint {
 #[test]
 fn the_power_fails_for_all_four_at_once_and_again_while_they_recover() {
     const POINTS: u32 = 40;
-    let (_, time) = undisturbed(13);
+    let time = undisturbed(13).1 * 9 / 10;
     // Of what was written and not synced, some bytes are on disk and some are not.
     let torn = FaultConfig::default().write(WriteConfig {
         failure_rate: probability!(0.0),
@@ -140,6 +149,7 @@ fn the_power_fails_for_all_four_at_once_and_again_while_they_recover() {
         let faults = faults[point as usize % 2].clone();
         let first = Runner::new(config(13).with_storage_fault_config(faults));
         let once = power_cut(first, &cast, time * point / POINTS);
+        assert!(cast.is_under_way(), "the crash comes too late");
         let twice = power_cut(Runner::from(once), &cast, Duration::from_millis(u64::from(point) * 7));
         Runner::from(twice).start(|context| async {
             let world = World::with(context, &cast, &cast.all(), good()).await;

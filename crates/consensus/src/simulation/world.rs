@@ -8,7 +8,6 @@ use super::{
     network::Network,
     validator::Life,
 };
-use atoll_protocol::PeerId;
 use commonware_p2p::simulated::Link;
 use commonware_runtime::{
     Clock as _, Handle, Spawner as _, Supervisor as _,
@@ -49,6 +48,7 @@ pub(super) fn runner(seed: u64) -> Runner {
     Runner::new(config(seed))
 }
 
+/// The part of a run that lives in a runtime. Nothing of it may be kept when the runtime has ended.
 pub(super) struct World {
     pub(super) context: Context,
     pub(super) network: Network,
@@ -57,19 +57,14 @@ pub(super) struct World {
 }
 
 impl World {
-    /// A network without anybody.
-    pub(super) async fn empty(context: Context, cast: &Arc<Cast>, link: Link) -> Self {
-        Self {
+    /// A network with all of `who`.
+    pub(super) async fn with(context: Context, cast: &Arc<Cast>, who: &[usize], link: Link) -> Self {
+        let mut world = Self {
             network: Network::start(context.child("network"), cast, link).await,
             context,
             cast: cast.clone(),
             lives: BTreeMap::new(),
-        }
-    }
-
-    /// A network with all of `who`.
-    pub(super) async fn with(context: Context, cast: &Arc<Cast>, who: &[usize], link: Link) -> Self {
-        let mut world = Self::empty(context, cast, link).await;
+        };
         for who in who {
             world.wake(*who, Fuse::never()).await;
         }
@@ -192,7 +187,7 @@ impl World {
 
     /// Waits until all of `honest` know that the run is over.
     pub(super) async fn until_done(&self, honest: &[usize]) {
-        let peers: Vec<PeerId> = honest.iter().map(|who| self.cast.keypairs[*who].peer()).collect();
+        let peers = self.cast.peers(honest);
         self.until("the end of the run", honest, move |content| content.is_done(&peers))
             .await;
     }
