@@ -126,7 +126,9 @@ impl<E: Clock> commonware_consensus::Application<E> for Application {
                     return Some(Block::new(block).digested());
                 }
             }
+            // In order: a seed then repeats a simulation exactly.
             tokio::select! {
+                biased;
                 () = arrived => {}
                 () = sleep_until(&clock, due) => {}
             }

@@ -3,13 +3,12 @@
 use crate::{
     application::Application,
     block::Block,
-    channel::Channel,
     delivery::{Finalized, Reports, deliver},
     forward,
     handle::StartError,
+    keys::Validators,
     ledger::Ledger,
-    network::{self, Peers},
-    transport::{Receivers, Transport},
+    network::{Ends, Network},
 };
 use atoll_ledger::State;
 use atoll_protocol::{Charter, Height, Keypair};
@@ -31,9 +30,10 @@ use commonware_cryptography::{
     ed25519::PublicKey,
 };
 use commonware_parallel::Sequential;
-use commonware_runtime::{Handle, Spawner, Supervisor, buffer::paged::CacheRef, tokio::Context};
+use commonware_runtime::{Clock, Handle, Metrics, Spawner, Storage, buffer::paged::CacheRef};
 use commonware_storage::{archive::prunable, translator::TwoCap};
 use commonware_utils::{Array, NZDuration, NZU16, NZU64, NZUsize};
+use rand_core::CryptoRng;
 use std::{
     num::{NonZeroU16, NonZeroU64, NonZeroUsize},
     sync::Arc,
@@ -59,41 +59,57 @@ const FETCH_RETRY: Duration = Duration::from_millis(100);
 /// For a proposal's way through the network, after the leader's time.
 const CERTIFICATION: Duration = Duration::from_secs(1);
 
+/// What the engine needs of the runtime it lives in: tokio's in a node, a deterministic one in tests.
+pub(crate) trait Runtime: Clock + CryptoRng + Metrics + Spawner + Storage {}
+
+impl<E: Clock + CryptoRng + Metrics + Spawner + Storage> Runtime for E {}
+
 /// What the engine is made from.
-pub(crate) struct Parts {
+pub(crate) struct Parts<N> {
     pub(crate) charter: Arc<Charter>,
     pub(crate) keypair: Keypair,
+    pub(crate) validators: Validators,
     pub(crate) height: Height,
     pub(crate) leader_timeout: Duration,
     pub(crate) ledger: Arc<Ledger>,
-    pub(crate) transport: Transport,
-    pub(crate) receivers: Receivers,
+    pub(crate) network: N,
+    /// What the names of all its storage begin with: nothing in a node, whose folder is its own.
+    pub(crate) prefix: String,
     pub(crate) owner: mpsc::Sender<Finalized>,
 }
 
 /// The tasks whose end is the end of consensus.
 pub(crate) struct Running {
-    pub(crate) simplex: Handle<()>,
-    pub(crate) delivery: Handle<String>,
+    simplex: Handle<()>,
+    delivery: Handle<String>,
 }
 
-type Ends = (network::Sender, network::Receiver);
+impl Running {
+    /// Waits until one of them ends, and says why.
+    pub(crate) async fn ended(self) -> String {
+        tokio::select! {
+            ended = self.simplex => ended.map_or_else(|error| error.to_string(), |()| "the engine ended".into()),
+            ended = self.delivery => ended.unwrap_or_else(|error| error.to_string()),
+        }
+    }
+}
+
 type Marshal = Mailbox<Scheme, Standard<Block>>;
-type Automaton = Inline<Context, Scheme, Application, Block, FixedEpocher>;
-type Archive<K, V> = prunable::Archive<TwoCap, Context, K, V>;
+type Automaton<E> = Inline<E, Scheme, Application, Block, FixedEpocher>;
+type Archive<E, K, V> = prunable::Archive<TwoCap, E, K, V>;
 
 /// Opens the storage and starts everything. A storage failure panics; so the engine has it.
-pub(crate) async fn run(context: Context, parts: Parts) -> Result<Running, StartError> {
-    let mut ends = parts.receivers.into_iter().zip(Channel::ALL);
-    let mut next = || {
-        let end = ends.next();
-        end.map(|(frames, channel)| network::channel(&parts.transport, channel, frames))
-            .ok_or(StartError::Used)
-    };
-    let (votes, certificates, missing) = (next()?, next()?, next()?);
-    let (backfill, blocks, (sender, receiver)) = (next()?, next()?, next()?);
-
-    let base = Base::new(context, &parts.charter, &parts.keypair, parts.transport.clone())?;
+pub(crate) async fn run<E: Runtime, N: Network>(context: E, parts: Parts<N>) -> Result<Running, StartError> {
+    let (channels, peers) = parts.network.open();
+    let [votes, certificates, missing, backfill, blocks, (sender, receiver)] = channels;
+    let base = Base::<E, N>::new(
+        context,
+        peers,
+        &parts.charter,
+        &parts.keypair,
+        &parts.validators,
+        parts.prefix,
+    )?;
     let (reports, reported) = Reports::new();
     let marshal = base.start_marshal(backfill, blocks, reports).await?;
     let acknowledged = marshal
@@ -126,18 +142,25 @@ fn epocher() -> FixedEpocher {
 }
 
 /// What every part of the engine needs.
-struct Base {
-    context: Context,
+struct Base<E, N: Network> {
+    context: E,
     scheme: Scheme,
     local: PublicKey,
     genesis: Block,
-    peers: Peers,
+    peers: N::Peers,
+    prefix: String,
     cache: CacheRef,
 }
 
-impl Base {
-    fn new(context: Context, charter: &Charter, keypair: &Keypair, transport: Transport) -> Result<Self, StartError> {
-        let validators = transport.validators();
+impl<E: Runtime, N: Network> Base<E, N> {
+    fn new(
+        context: E,
+        peers: N::Peers,
+        charter: &Charter,
+        keypair: &Keypair,
+        validators: &Validators,
+        prefix: String,
+    ) -> Result<Self, StartError> {
         let scheme = validators.signer(&charter.genesis(), keypair);
         let local = validators.keys.get(&keypair.peer()).cloned();
         let (Some(scheme), Some(local)) = (scheme, local) else {
@@ -148,13 +171,14 @@ impl Base {
             scheme,
             local,
             genesis: Block::new(State::genesis_block(charter)),
-            peers: Peers::new(transport),
+            peers,
+            prefix,
             cache: CacheRef::new(PAGE_BYTES, PAGES),
         })
     }
 
     /// The part that keeps final blocks, fetches missing ones and reports them in order.
-    async fn start_marshal(&self, backfill: Ends, blocks: Ends, reports: Reports) -> Result<Marshal, StartError> {
+    async fn start_marshal(&self, backfill: Ends<N>, blocks: Ends<N>, reports: Reports) -> Result<Marshal, StartError> {
         let resolver = resolver::init(
             self.context.child("backfill"),
             resolver::Config {
@@ -189,7 +213,7 @@ impl Base {
             provider: ConstantProvider::<_, Epoch>::new(self.scheme.clone()),
             epocher: epocher(),
             start: Start::Genesis(self.genesis.clone().digested()),
-            partition_prefix: "marshal".into(),
+            partition_prefix: format!("{}marshal", self.prefix),
             mailbox_size: MAILBOX,
             view_retention: VIEWS_KEPT,
             prunable_items_per_section: ITEMS_PER_SECTION,
@@ -212,13 +236,14 @@ impl Base {
         &self,
         name: &'static str,
         codec: V::Cfg,
-    ) -> Result<Archive<K, V>, StartError> {
+    ) -> Result<Archive<E, K, V>, StartError> {
+        let partition = |part: &str| format!("{}{name}-{part}", self.prefix);
         let config = prunable::Config {
             translator: TwoCap,
-            metadata_partition: format!("{name}-metadata"),
-            key_partition: format!("{name}-keys"),
+            metadata_partition: partition("metadata"),
+            key_partition: partition("keys"),
             key_page_cache: self.cache.clone(),
-            value_partition: format!("{name}-values"),
+            value_partition: partition("values"),
             compression: None,
             codec_config: codec,
             items_per_section: ITEMS_PER_SECTION,
@@ -233,11 +258,11 @@ impl Base {
     /// The part that agrees.
     fn start_simplex(
         self,
-        automaton: Automaton,
+        automaton: Automaton<E>,
         leader_timeout: Duration,
-        votes: Ends,
-        certificates: Ends,
-        missing: Ends,
+        votes: Ends<N>,
+        certificates: Ends<N>,
+        missing: Ends<N>,
     ) -> Handle<()> {
         let config = simplex::Config {
             scheme: self.scheme,
@@ -248,7 +273,7 @@ impl Base {
             reporter: automaton,
             track_historical_votes: false,
             strategy: Sequential,
-            partition: "simplex".into(),
+            partition: format!("{}simplex", self.prefix),
             mailbox_size: MAILBOX,
             epoch: Epoch::zero(),
             floor: simplex::Floor::Genesis(self.genesis.digest()),

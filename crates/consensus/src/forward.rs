@@ -30,7 +30,9 @@ pub(crate) async fn send(clock: impl Clock, ledger: Arc<Ledger>, mut sender: imp
         }
         let sweep_at = ledger.is_waiting().then(|| swept_at.after(SWEEP));
         let wake_at = next.into_iter().chain(sweep_at).min();
+        // In order: a seed then repeats a simulation exactly.
         tokio::select! {
+            biased;
             () = ledger.changed.notified() => {}
             () = sleep_until(&clock, wake_at.unwrap_or(Millis(u64::MAX))) => {}
         }

@@ -2,8 +2,9 @@
 
 use crate::{
     delivery::Finalized,
-    engine::{self, Parts, Running},
+    engine::{self, Parts},
     ledger::{Ledger, SubmitError},
+    network::Iroh,
     transport::Transport,
 };
 use atoll_ledger::State;
@@ -113,10 +114,14 @@ pub async fn start(config: Config, transport: Transport) -> Result<(Handle, mpsc
         height: config.state.height(),
         charter: config.charter,
         keypair: config.keypair,
+        validators: transport.validators().clone(),
         leader_timeout: config.leader_timeout,
         ledger: ledger.clone(),
-        transport: transport.clone(),
-        receivers,
+        network: Iroh {
+            transport: transport.clone(),
+            receivers,
+        },
+        prefix: String::new(),
         owner,
     };
     let (stop, stopping) = watch::channel(false);
@@ -157,7 +162,7 @@ struct Thread {
 
 impl Thread {
     /// Runs the engine until it stops. The engine asserts its invariants: a panic ends it, not us.
-    fn run(self, parts: Parts) -> Outcome {
+    fn run(self, parts: Parts<Iroh>) -> Outcome {
         let config = runtime::Config::new()
             .with_worker_threads(WORKER_THREADS)
             .with_storage_directory(self.folder);
@@ -173,12 +178,10 @@ impl Thread {
                     }
                 };
                 let _ = ready.send(Ok(()));
-                let Running { simplex, delivery } = running;
                 tokio::select! {
                     // Also when the last handle is gone.
                     _ = stopping.wait_for(|stop| *stop) => None,
-                    ended = simplex => Some(ended.map_or_else(|error| error.to_string(), |()| "the engine ended".into())),
-                    ended = delivery => Some(ended.unwrap_or_else(|error| error.to_string())),
+                    why = running.ended() => Some(why),
                 }
             })
         };

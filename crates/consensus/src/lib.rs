@@ -26,6 +26,8 @@ mod keys;
 mod ledger;
 mod mempool;
 mod network;
+#[cfg(test)]
+mod simulation;
 mod transport;
 
 pub use certificate::{CertificateError, CertificateInfo, verify_certificate};

@@ -1,9 +1,9 @@
 //! The transport in the engine's words: senders, receivers, the peer set and the blocker.
 
 use crate::{
-    channel::Channel,
+    channel::{CHANNELS, Channel},
     keys::peer_of,
-    transport::{Frame, Transport},
+    transport::{Frame, Receivers, Transport},
 };
 use atoll_protocol::PeerId;
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use commonware_actor::{Feedback, Unreliable};
 use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{
     BlockedSubscription, Blocker, CheckedSender, LimitedSender, Message, PeerSetSubscription, PeerSetUpdate, Provider,
-    Receiver as P2pReceiver, Recipients, TrackedPeers,
+    Receiver as P2pReceiver, Recipients, Sender as P2pSender, TrackedPeers,
 };
 use commonware_runtime::{IoBuf, IoBufs};
 use commonware_utils::{
@@ -20,6 +20,39 @@ use commonware_utils::{
     sync::Mutex,
 };
 use std::{num::NonZeroUsize, sync::Arc, time::SystemTime};
+
+/// How the engine reaches the other validators: over iroh in a node, simulated in tests.
+pub(crate) trait Network: Sized {
+    type Sender: P2pSender<PublicKey = PublicKey>;
+    type Receiver: P2pReceiver<PublicKey = PublicKey>;
+    type Peers: Provider<PublicKey = PublicKey> + Blocker<PublicKey = PublicKey>;
+
+    /// The ends of every channel, in the order of [`Channel::ALL`], and who is there.
+    fn open(self) -> ([Ends<Self>; CHANNELS], Self::Peers);
+}
+
+/// A channel's two ends.
+pub(crate) type Ends<N> = (<N as Network>::Sender, <N as Network>::Receiver);
+
+/// The network of a node.
+pub(crate) struct Iroh {
+    pub(crate) transport: Transport,
+    pub(crate) receivers: Receivers,
+}
+
+impl Network for Iroh {
+    type Sender = Sender;
+    type Receiver = Receiver;
+    type Peers = Peers;
+
+    fn open(self) -> ([Ends<Self>; CHANNELS], Peers) {
+        let transport = self.transport;
+        let ends = self
+            .receivers
+            .map(|(channel, frames)| ends(&transport, channel, frames));
+        (ends, Peers::new(transport))
+    }
+}
 
 /// One channel, to send on. There is no rate limit: queues are bounded, and full queues drop.
 #[derive(Clone, Debug)]
@@ -42,8 +75,7 @@ pub(crate) struct Addressed<'a> {
     to: Vec<PeerId>,
 }
 
-/// A channel's two ends.
-pub(crate) fn channel(transport: &Transport, channel: Channel, frames: mpsc::Receiver<Frame>) -> (Sender, Receiver) {
+fn ends(transport: &Transport, channel: Channel, frames: mpsc::Receiver<Frame>) -> (Sender, Receiver) {
     let sender = Sender {
         transport: transport.clone(),
         channel,
@@ -124,7 +156,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(transport: Transport) -> Self {
+    fn new(transport: Transport) -> Self {
         Self {
             transport,
             subscriptions: Arc::default(),

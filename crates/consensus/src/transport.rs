@@ -58,7 +58,7 @@ impl Close {
 }
 
 pub(crate) type Frame = (PeerId, Bytes);
-pub(crate) type Receivers = [mpsc::Receiver<Frame>; CHANNELS];
+pub(crate) type Receivers = [(Channel, mpsc::Receiver<Frame>); CHANNELS];
 
 /// The validators' connections. Cheap to clone; hand one to the router under [`ALPN`], one to
 /// [`start`](crate::start). It dials by key alone: the endpoint's address lookup must know the rest.
@@ -100,7 +100,7 @@ impl Transport {
         let receivers = Channel::ALL.map(|channel| {
             let (sender, receiver) = mpsc::channel(channel.frames_waiting_max());
             inbound.push(sender);
-            receiver
+            (channel, receiver)
         });
         Ok(Self(Arc::new(Shared {
             endpoint,

@@ -1,0 +1,147 @@
+//! Who takes part, under which charter, and what of them outlives every crash: disks and ballots.
+
+use super::{ballots::Ballots, disk::Disk};
+use crate::keys::Validators;
+use atoll_protocol::{
+    Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId,
+    charter::{
+        CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
+    },
+};
+use commonware_consensus::simplex::scheme::ed25519::Scheme;
+use std::sync::Arc;
+
+/// The validators of a run and everything that is not in a runtime.
+pub(super) struct Cast {
+    pub(super) charter: Arc<Charter>,
+    pub(super) keypairs: Vec<Keypair>,
+    pub(super) validators: Validators,
+    pub(super) disks: Vec<Arc<Disk>>,
+    pub(super) ballots: Ballots,
+}
+
+impl Cast {
+    /// `n` validators who do a few rounds; a quorum goes on without who is away.
+    pub(super) fn new(n: u8, rounds: u32) -> Arc<Self> {
+        let mut keypairs: Vec<_> = (1..=n).map(|i| Keypair::from_seed(&[i; 32])).collect();
+        keypairs.sort_by_key(Keypair::peer);
+        let charter = Arc::new(charter(&keypairs, rounds));
+        charter.validate().expect("a charter");
+        let peers: Vec<PeerId> = charter.keys().collect();
+        Arc::new(Self {
+            validators: Validators::new(&peers).expect("validators"),
+            disks: keypairs.iter().map(|_| Disk::empty(&charter)).collect(),
+            ballots: Ballots::default(),
+            charter,
+            keypairs,
+        })
+    }
+
+    pub(super) fn all(&self) -> Vec<usize> {
+        (0..self.keypairs.len()).collect()
+    }
+
+    pub(super) fn peers(&self, who: &[usize]) -> Vec<PeerId> {
+        who.iter().map(|who| self.keypairs[*who].peer()).collect()
+    }
+
+    /// Whether somebody still has something to say or to hear.
+    pub(super) fn is_under_way(&self) -> bool {
+        let peers = self.peers(&self.all());
+        self.disks.iter().any(|disk| !disk.read().is_done(&peers))
+    }
+
+    /// What signs for a validator.
+    pub(super) fn signer(&self, who: usize) -> Scheme {
+        let signer = self.validators.signer(&self.charter.genesis(), &self.keypairs[who]);
+        signer.expect("a validator")
+    }
+
+    pub(super) fn height(&self, who: usize) -> u64 {
+        self.disks[who].read().state.height().0
+    }
+
+    /// One history on the disks of `honest`, and none of them has ever contradicted itself.
+    pub(super) fn assert_one_history(&self, honest: &[usize]) {
+        let histories = honest.iter().map(|who| self.disks[*who].read().blocks.clone());
+        let longest = histories.max_by_key(Vec::len).expect("somebody is honest");
+        for who in honest {
+            let (disk, peer) = (self.disks[*who].read(), self.keypairs[*who].peer());
+            assert_eq!(disk.blocks[..], longest[..disk.blocks.len()], "validator {who}");
+            let root = disk.blocks.last().map(|block| block.header.state);
+            assert!(root.is_none_or(|root| root == disk.state.root()), "validator {who}");
+            let contradictions = self.ballots.contradictions(&peer);
+            assert!(contradictions.is_empty(), "validator {who} in views {contradictions:?}");
+        }
+    }
+}
+
+fn charter(keypairs: &[Keypair], rounds: u32) -> Charter {
+    let members = keypairs.iter().enumerate().map(|(i, keypair)| Member {
+        name: format!("v{i}"),
+        key: keypair.peer(),
+    });
+    Charter {
+        version: CHARTER_VERSION,
+        name: "simulation".into(),
+        seed: 7,
+        model: model(),
+        data: Data { manifest: Hash::ZERO },
+        round: rules(rounds),
+        inner: InnerOptimizer {
+            lr: Nano(3_000_000),
+            lr_min_ratio: Nano(100_000_000),
+            warmup: InnerSteps(2),
+            weight_decay: Nano(100_000_000),
+            beta1: Nano(900_000_000),
+            beta2: Nano(950_000_000),
+            eps: Nano(10),
+            clip: Nano::ONE,
+        },
+        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
+        codec: Codec::Int4 { feedback: Nano::ONE },
+        deadlines: Deadlines {
+            grace: Millis(3_000),
+            reveal: Millis(4_000),
+            check: Millis(4_000),
+            merge: Millis(4_000),
+            heartbeat: Millis(60_000),
+        },
+        members: members.collect(),
+    }
+}
+
+fn rules(rounds: u32) -> RoundRules {
+    RoundRules {
+        rounds,
+        inner_steps: InnerSteps(4),
+        batch: 2,
+        sequence: 16,
+        held_out: 2,
+        quorum: Fraction {
+            numerator: 2,
+            denominator: 3,
+        },
+        retention: 0,
+        checkpoint_every: 2,
+        absent_max: 2,
+    }
+}
+
+fn model() -> Model {
+    Model {
+        vocab: 256,
+        width: 32,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_width: 8,
+        ffn: 64,
+        context: 32,
+        rope_theta: 10_000,
+        norm_eps: Nano(10_000),
+        tied: true,
+        theta: Hash::ZERO,
+        tokenizer: Hash::ZERO,
+    }
+}
