@@ -62,6 +62,10 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("indicatif", &["atoll"]),
 ];
 
+/// Crates whose manifests may speak of bugs put in on purpose: the one that has them, and the one that looks
+/// for them.
+const MAY_PLANT: &[&str] = &["atoll-ledger", "atoll-simulator"];
+
 pub(crate) fn check(root: &Path) -> Result<(), Findings> {
     let findings = findings(&manifest::read_all(root)?);
     match findings.is_empty() {
@@ -89,7 +93,9 @@ fn of_crate(manifest: &Manifest) -> Findings {
         true => None,
         false => foreign(name, dependency),
     };
-    manifest.dependencies.iter().filter_map(wrong).collect()
+    let planted = manifest.plants && !MAY_PLANT.contains(&name.as_str());
+    let planted = planted.then(|| format!("`{name}` turns on a bug that is put in on purpose; only soak may"));
+    manifest.dependencies.iter().filter_map(wrong).chain(planted).collect()
 }
 
 fn is_ours(dependency: &str) -> bool {
@@ -121,6 +127,7 @@ mod tests {
         findings(&[Manifest {
             name: name.to_string(),
             dependencies: dependencies.iter().map(ToString::to_string).collect(),
+            plants: false,
         }])
     }
 

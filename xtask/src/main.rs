@@ -1,7 +1,9 @@
-//! `cargo xtask check`: everything that CI checks, with no tool to install.
+//! `cargo xtask check`: everything that CI checks, with no tool to install. `cargo xtask soak`: a search for
+//! failures in simulated networks.
 
 mod layers;
 mod manifest;
+mod soak;
 mod sources;
 
 use std::{
@@ -17,20 +19,23 @@ type Findings = Vec<String>;
 const USAGE: &str = "usage: cargo xtask check [--no-test]
 
 Checks dependency direction, the rules of the pure crates, format, lints, licences and advisories
-(if cargo-deny is installed), and runs the tests unless --no-test is given.";
+(if cargo-deny is installed), and runs the tests unless --no-test is given.
+
+       ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let tests = match words[..] {
-        ["check"] => true,
-        ["check", "--no-test"] => false,
+    let done = match words[..] {
+        ["check"] => check(&root(), true),
+        ["check", "--no-test"] => check(&root(), false),
+        ["soak", ref words @ ..] if !words.contains(&"--help") => soak::run(&root(), words),
         _ => {
-            eprintln!("{USAGE}");
+            eprintln!("{USAGE}{}", soak::USAGE);
             return ExitCode::FAILURE;
         }
     };
-    match check(&root(), tests) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(findings) => {
             findings.iter().for_each(|line| eprintln!("error: {line}"));

@@ -9,6 +9,8 @@ pub(crate) struct Manifest {
     pub(crate) name: String,
     /// Names of dependencies of every kind, for building, running and testing, on any target.
     pub(crate) dependencies: Vec<String>,
+    /// Whether it speaks of a feature `planted-…`.
+    pub(crate) plants: bool,
 }
 
 /// Manifests of all workspace members, ascending by name.
@@ -54,7 +56,12 @@ pub(crate) fn parse(text: &str) -> Result<Manifest, String> {
         }
     }
     let name = name.ok_or("it has no package name")?;
-    Ok(Manifest { name, dependencies })
+    let plants = text.lines().any(|line| without_comment(line).contains("planted-"));
+    Ok(Manifest {
+        name,
+        dependencies,
+        plants,
+    })
 }
 
 fn without_comment(line: &str) -> &str {
@@ -96,6 +103,9 @@ j = ["a/b"]
         let manifest = parse(text).unwrap();
         assert_eq!(manifest.name, "sample");
         assert_eq!(manifest.dependencies, ["a", "b", "e", "f", "g", "h", "i"]);
+        assert!(!manifest.plants);
+        let planting = parse("[package]\nname = \"x\"\n[dependencies]\ny = { features = [\"planted-z\"] }");
+        assert!(planting.unwrap().plants);
     }
 
     #[test]

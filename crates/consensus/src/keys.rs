@@ -1,6 +1,6 @@
 //! Our ids in the engine's types and back: a peer is an Ed25519 key, a block is its header's hash.
 
-use atoll_protocol::{Hash, Keypair, PeerId};
+use atoll_protocol::{Hash, Keypair, PeerId, limits::VALIDATORS_MAX};
 use commonware_codec::{Copying, DecodeExt};
 use commonware_consensus::simplex::scheme::ed25519::Scheme;
 use commonware_cryptography::{blake3::Digest, ed25519};
@@ -17,6 +17,12 @@ pub enum ValidatorsError {
     /// Nobody is in it.
     #[error("the validator set is empty")]
     Empty,
+    /// More than consensus is made for.
+    #[error("{got} validators are named; consensus carries at most {VALIDATORS_MAX}")]
+    TooMany {
+        /// How many there are.
+        got: usize,
+    },
     /// The same key twice.
     #[error("validator {0} is named twice")]
     Twice(PeerId),
@@ -34,6 +40,10 @@ pub(crate) struct Validators {
 
 impl Validators {
     pub(crate) fn new(peers: &[PeerId]) -> Result<Self, ValidatorsError> {
+        let got = peers.len();
+        if got > VALIDATORS_MAX {
+            return Err(ValidatorsError::TooMany { got });
+        }
         let mut keys = BTreeMap::new();
         for peer in peers {
             let key = ed25519::PublicKey::decode(Copying(&peer.0)).map_err(|_| ValidatorsError::NotAKey(*peer))?;
@@ -48,7 +58,7 @@ impl Validators {
         Ok(Self { set, keys })
     }
 
-    /// How many they are; [`atoll_protocol::limits::MEMBERS_MAX`] keeps it small.
+    /// How many they are; [`VALIDATORS_MAX`] keeps it small.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.set.len()).unwrap_or(u32::MAX)
     }
@@ -123,6 +133,7 @@ mod tests {
             (vec![], ValidatorsError::Empty),
             (vec![a, a], ValidatorsError::Twice(a)),
             (vec![a, off], ValidatorsError::NotAKey(off)),
+            (vec![a; 101], ValidatorsError::TooMany { got: 101 }),
         ] {
             assert_eq!(Validators::new(&set).map(|v| v.count()), Err(error));
         }

@@ -117,6 +117,9 @@ pub enum Keep {
     Theta(Round),
     /// A contribution to a round.
     Contribution(Round, PeerId),
+    /// This node's newest contribution. Until the next one it stays, however many rounds are collected: it
+    /// may have to be added back after a crash.
+    Own,
 }
 
 impl Keep {
@@ -125,6 +128,7 @@ impl Keep {
             Self::Run(what) => format!("run/{what}/{hash}"),
             Self::Theta(round) => format!("theta/{:010}/{hash}", round.0),
             Self::Contribution(round, peer) => format!("contribution/{:010}/{peer}", round.0),
+            Self::Own => "own".to_string(),
         }
     }
 }
@@ -372,13 +376,18 @@ mod tests {
             );
         }
         let corpus = blobs.add(vec![9; 30_000], &Keep::Run("shard")).await.unwrap();
+        let own = blobs
+            .add(vec![8; 30_000], &Keep::Contribution(Round(1), PeerId([2; 32])))
+            .await
+            .unwrap();
+        blobs.keep(&own, &Keep::Own).await.unwrap();
         blobs.collect(Round(2)).await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while hashes[..4].iter().any(|hash| folder.blob(hash).exists()) {
             assert!(Instant::now() < deadline, "old blobs are still there after a minute");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        for hash in hashes[4..].iter().chain([&corpus]) {
+        for hash in hashes[4..].iter().chain([&corpus, &own]) {
             assert_eq!(Hash::of_blob(&blobs.read(hash).await.unwrap()), *hash);
             assert_eq!(Hash::of_blob(&std::fs::read(folder.blob(hash)).unwrap()), *hash);
         }

@@ -14,6 +14,7 @@ use atoll_outer::theta_bytes;
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Round,
     charter::{CHARTER_VERSION, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules},
+    limits::VALIDATORS_MAX,
 };
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -56,6 +57,12 @@ pub struct Beginning {
 
 /// Makes tokenizer, shards, θ⁰ and the charter from a corpus.
 pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Result<Beginning> {
+    if members.len() > VALIDATORS_MAX {
+        bail!(
+            "{} members: all of them validate, and a run carries at most {VALIDATORS_MAX} validators",
+            members.len()
+        );
+    }
     let tokenizer = Tokenizer::train(corpus, plan.vocab_max)?;
     let built = build(corpus, &tokenizer, plan.licence.as_deref())?;
     let manifest = built.manifest.to_bytes()?;

@@ -240,8 +240,11 @@ impl Trainer {
             train_loss: micro_nats(train_loss),
             held_out: micro_nats(held_out),
         };
-        self.runtime
-            .block_on(self.blobs.add_durably(blob, &Keep::Contribution(round, self.me)))?;
+        self.runtime.block_on(async {
+            self.blobs.keep(&done.blob, &Keep::Own).await?;
+            let keep = Keep::Contribution(round, self.me);
+            self.blobs.add_durably(blob, &keep).await
+        })?;
         self.replica.set_pending(done.clone());
         self.save()?;
         Ok(Some(done))

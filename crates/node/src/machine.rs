@@ -106,8 +106,12 @@ impl Node {
             .count()
     }
 
-    /// Asks to be called back once the first blocks from others had time to arrive.
+    /// Asks to be called back once the first blocks from others had time to arrive. Collects again what a
+    /// crash may have left.
     pub fn start(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if let Some(ended) = self.state.round().number.0.checked_sub(1) {
+            self.collect(Round(ended), out);
+        }
         self.resume_later(now, out);
     }
 

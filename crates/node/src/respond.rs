@@ -36,7 +36,8 @@ impl Node {
                 self.open_check(now, out);
             }
             Event::MergeOpened { .. } => self.start_merge(out),
-            Event::Dormant(peer) if *peer == self.me => self.ensure_joined(out),
+            // Left: an operator's leave from before a restart can become final after it.
+            Event::Dormant(peer) | Event::Left(peer) if *peer == self.me => self.ensure_joined(out),
             _ => {}
         }
     }
@@ -334,7 +335,7 @@ impl Node {
         }
     }
 
-    fn collect(&self, ended: Round, out: &mut Vec<Effect>) {
+    pub(crate) fn collect(&self, ended: Round, out: &mut Vec<Effect>) {
         let retention = self.state.charter().round.retention;
         if retention > 0 && ended.0 >= retention {
             out.push(Effect::Collect(Round(ended.0 + 1 - retention)));

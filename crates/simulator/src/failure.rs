@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Steps of machines that shrinking may cost, altogether.
-const STEPS_MAX: u64 = 4_000_000;
+const STEPS_MAX: u64 = 20_000_000;
 const TRIES_MIN: u64 = 8;
 const TRIES_MAX: u64 = 400;
 

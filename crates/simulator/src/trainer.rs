@@ -244,13 +244,12 @@ impl World {
 
     /// e ← e + D(blob), in memory. Whether there was something to add.
     fn restore(&mut self, node: u32, round: Round) -> bool {
-        let collected = self.peers[node as usize].disk.collected;
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return false;
         };
         let pending = life.replica.pending().filter(|pending| pending.reveal.round == round);
         let id = pending.and_then(|pending| self.blobs.find(&pending.reveal.blob));
-        let held = id.filter(|id| self.blobs.is_held(*id, node) && self.blobs.get(*id).round >= collected);
+        let held = id.filter(|id| self.blobs.is_held(*id, node)); // one's newest is never collected
         let honest = |id| self.honest.get(&id).unwrap_or(&self.blobs.get(id).bytes).clone();
         let blob = held.map(honest);
         if self.planted_skip_restore {
@@ -279,7 +278,7 @@ impl World {
         };
         if self.peers[node as usize].fault(Deed::OtherRoot, round) {
             let mut other = (*state).clone();
-            other.theta[0] += 1.0;
+            other.theta[0] += 1.0 + node as f32; // liars do not conspire
             let (theta, momentum) = other.roots();
             (state, roots) = (Arc::new(other), Roots { theta, momentum });
         }

@@ -36,6 +36,22 @@ fn a_thousand_nodes_hold() {
     assert_eq!(report.merged_share, 1.0);
 }
 
+/// What was found once, made small, and mended: `tests/found/NAME-SEED.toml`.
+#[test]
+fn what_was_found_stays_mended() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/found");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let seed: u64 = stem.rsplit('-').next().unwrap().parse().unwrap();
+        let scenario = Scenario::from_toml(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        holds(&run(&scenario, seed));
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
 /// A fixed set of networks of chance; other and more with `ATOLL_WILD=2000`.
 #[test]
 fn networks_of_chance_hold() {
