@@ -3,7 +3,8 @@
 use crate::{Findings, cargo};
 use std::path::Path;
 
-pub(crate) const USAGE: &str = "cargo xtask soak [--minutes M] [--seed FIRST] [--planted skip-restore|root-twice] [NAME …]
+pub(crate) const USAGE: &str =
+    "cargo xtask soak [--minutes M] [--seed FIRST] [--planted skip-restore|root-twice] [NAME …]
 
 Runs fresh seeds over all scenarios, or those named, on all cores until the time is over (default: 5
 minutes). Stops at the first violation, makes it small, and says how to see it again. `wild` is the scenario
@@ -27,7 +28,9 @@ fn plan<'a>(words: &[&'a str]) -> Result<(Option<&'static str>, Vec<&'a str>), S
         match *word {
             "--minutes" => {
                 minutes = value("--minutes")?;
-                let fits = minutes.parse::<f64>().is_ok_and(|minutes| minutes > 0.0 && minutes <= 1e5);
+                let fits = minutes
+                    .parse::<f64>()
+                    .is_ok_and(|minutes| minutes > 0.0 && minutes <= 1e5);
                 if !fits {
                     return Err(format!("--minutes {minutes}: a number of minutes above 0 is needed"));
                 }
@@ -54,7 +57,15 @@ fn plan<'a>(words: &[&'a str]) -> Result<(Option<&'static str>, Vec<&'a str>), S
 
 pub(crate) fn run(root: &Path, words: &[&str]) -> Result<(), Findings> {
     let (feature, told) = plan(words).map_err(|error| vec![format!("{error}\n\nusage: {USAGE}")])?;
-    let mut arguments = vec!["run", "--release", "--quiet", "--package", "atoll-simulator", "--example", "soak"];
+    let mut arguments = vec![
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "atoll-simulator",
+        "--example",
+        "soak",
+    ];
     arguments.extend(feature.iter().flat_map(|feature| ["--features", feature]));
     arguments.push("--");
     arguments.extend(told);

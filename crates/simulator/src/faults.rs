@@ -27,7 +27,10 @@ impl World {
             match event.deed {
                 Deed::Crash => self.crash(node, event.length()),
                 Deed::Leave => self.leave(node, event.length()),
-                Deed::Partition => self.peers[node as usize].side = number + 1,
+                Deed::Partition => {
+                    self.peers[node as usize].side = number + 1;
+                    self.trace.side(self.now, node, true);
+                }
                 Deed::SlowTraining => self.peers[node as usize].slow.training = factor,
                 Deed::SlowDisk => self.peers[node as usize].slow.disk = factor,
                 Deed::SlowLink => self.slow_link(node, factor),
@@ -49,7 +52,10 @@ impl World {
         for node in event.who.iter().copied() {
             match event.deed {
                 // A later partition may have taken the node elsewhere.
-                Deed::Partition if self.peers[node as usize].side == number + 1 => self.peers[node as usize].side = 0,
+                Deed::Partition if self.peers[node as usize].side == number + 1 => {
+                    self.peers[node as usize].side = 0;
+                    self.trace.side(self.now, node, false);
+                }
                 Deed::SlowTraining => self.peers[node as usize].slow.training = 1.0,
                 Deed::SlowDisk => self.peers[node as usize].slow.disk = 1.0,
                 Deed::SlowLink => self.slow_link(node, 1.0),

@@ -390,7 +390,7 @@ impl World {
         }
         self.order.blocks.push(applied);
         let height = self.order.height();
-        let side = self.peers[self.order.leader as usize].side;
+        let side = self.main_side(); // its leader may have been cut off since it was sent
         for node in 0..self.scenario.nodes {
             self.send_block(node, height, side);
         }
@@ -408,6 +408,8 @@ impl World {
         };
         if cut_off {
             life.following = false;
+            let life = life.number;
+            self.queue.push(now, Happening::CatchUp { node, life });
             return;
         }
         let mut at = now.after(way).after(Micros(peer.random.below(jitter_ms * 1_000 + 1)));

@@ -49,6 +49,8 @@ pub struct Report {
     pub rows: Vec<Vec<Row>>,
     /// Nodes that were off, from and to.
     pub off: Vec<(u32, Micros, Option<Micros>)>,
+    /// Nodes that were cut off from the others, from and to.
+    pub apart: Vec<(u32, Micros, Option<Micros>)>,
 }
 
 impl Report {
@@ -128,6 +130,7 @@ impl World {
             violations: self.violations,
             rows: self.trace.rows,
             off: self.trace.off,
+            apart: self.trace.apart,
             scenario: self.scenario,
             seed: self.seed,
         }

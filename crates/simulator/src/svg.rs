@@ -10,12 +10,13 @@ const LEFT: f64 = 70.0;
 const TOP: f64 = 62.0;
 const WIDTH: f64 = 1_200.0;
 /// Fill, and what it stands for. The colours differ in lightness too (after Okabe and Ito).
-const COLOURS: [(&str, &str); 5] = [
+const COLOURS: [(&str, &str); 6] = [
     ("#0072b2", "trains"),
     ("#e69f00", "sends and fetches"),
     ("#009e73", "merges"),
     ("#eeeeee", "waits"),
-    ("#999999", "off"),
+    ("#999999", "is off"),
+    ("#e8b4d0", "is cut off"),
 ];
 
 impl Report {
@@ -86,6 +87,9 @@ impl Report {
             );
         };
         bar((Micros(0), self.virtual_time), 3);
+        for (_, from, to) in self.apart.iter().filter(|(of, ..)| *of as usize == node) {
+            bar((*from, to.unwrap_or(self.virtual_time)), 5);
+        }
         for row in &self.rows[node] {
             let Row { train, send, merge, .. } = *row;
             for (span, colour) in [(send, 1), (train, 0), (merge, 2)] {

@@ -12,7 +12,7 @@ const NODES_MAX: usize = 16;
 impl Report {
     /// The rounds' timeline, a line for each node and round, or for larger networks a line for each round.
     pub fn timeline(&self) -> String {
-        let mut text = String::from("█ trains  ▒ sends and fetches  ▓ merges  · waits  × off\n");
+        let mut text = String::from("█ trains  ▒ sends and fetches  ▓ merges  · waits  ~ is cut off  × is off\n");
         for record in &self.records {
             self.round_lines(record, &mut text);
         }
@@ -66,6 +66,9 @@ impl Report {
             let (first, last) = (place(begin).min(WIDTH - 1), place(end.min(to)).min(WIDTH - 1));
             cells[first..=last].fill(with);
         };
+        for (_, begin, end) in self.apart.iter().filter(|(of, ..)| *of == node) {
+            paint(Some((*begin, end.unwrap_or(to))), '~');
+        }
         paint(row.train, '█');
         paint(row.send, '▒');
         paint(row.merge, '▓');

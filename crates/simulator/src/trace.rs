@@ -76,6 +76,8 @@ pub(crate) struct Trace {
     pub(crate) wanted: Vec<[u32; KINDS.len()]>,
     /// Nodes that were off, from and to.
     pub(crate) off: Vec<(u32, Micros, Option<Micros>)>,
+    /// Nodes that were cut off from the others, from and to.
+    pub(crate) apart: Vec<(u32, Micros, Option<Micros>)>,
 }
 
 /// Bytes that are hashed at a time.
@@ -91,6 +93,7 @@ impl Trace {
             rows: vec![Vec::new(); scenario.nodes as usize],
             wanted: vec![[0; KINDS.len()]; scenario.nodes as usize],
             off: Vec::new(),
+            apart: Vec::new(),
         }
     }
 
@@ -118,6 +121,20 @@ impl Trace {
 
     pub(crate) fn deed(&mut self, at: Micros, number: u32) {
         self.note(at, number, 1, &[]);
+    }
+
+    /// A node is cut off from the others, or no longer.
+    pub(crate) fn side(&mut self, at: Micros, node: u32, apart: bool) {
+        let open = self
+            .apart
+            .iter_mut()
+            .rev()
+            .find(|(of, _, until)| *of == node && until.is_none());
+        match open {
+            Some((_, _, until)) => *until = Some(at),
+            None if apart => self.apart.push((node, at, None)),
+            None => {}
+        }
     }
 
     pub(crate) fn start(&mut self, at: Micros, node: u32, height: u64) {

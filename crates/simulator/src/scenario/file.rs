@@ -89,6 +89,21 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn text_from_strangers_never_panics(garbage: String, at in 0usize..4_000, with: char, cut in 0usize..4_000) {
+            let _ = Scenario::from_toml(&garbage);
+            let mut text: Vec<char> = Scenario::built_in("crash-storm").unwrap().chars().collect();
+            let at = at % text.len();
+            text[at] = with;
+            if let Ok(scenario) = Scenario::from_toml(&text.iter().collect::<String>()) {
+                scenario.settled(1);
+            }
+            text.truncate(cut % text.len());
+            let _ = Scenario::from_toml(&text.iter().collect::<String>());
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_named() {
         for (lines, part) in [

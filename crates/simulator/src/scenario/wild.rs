@@ -46,7 +46,7 @@ impl Scenario {
             storm: None,
             events: Vec::new(),
             hold: Hold {
-                deadlines_per_round: 4.0,
+                deadlines_per_round: 2.0,
                 loss_share_max: 1e9, // after void rounds a step can be many times too long
                 ..Hold::default()
             },
