@@ -71,8 +71,8 @@ fn bad_scenarios_are_refused_with_field_and_value() {
             "name = \"x\"\nabout = \"\"\nnodes = 0\nrounds = 1\n",
             "nodes = 0: from 1 to 1024 is allowed",
         ),
-        ("name = \"x\"\n", "missing field `about`"),
-        ("nodes = [", "TOML parse error"),
+        ("name = \"x\"\n", "bad.toml: line 1: missing field `about`"),
+        ("nodes = [", "bad.toml: line 1: "),
     ] {
         fs::write(&file, text_of).unwrap();
         let said = refused(&["sim", &text(&file)]);

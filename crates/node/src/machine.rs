@@ -54,6 +54,8 @@ pub struct Node {
     pub(crate) mine: Option<Contribution>,
     /// What is known of the current round's contributions, by replica; grows as they are asked for.
     pub(crate) verdicts: Vec<Verdict>,
+    /// How many of them are known.
+    pub(crate) known: usize,
     pub(crate) activity: Activity,
     pub(crate) merge: Option<Merge>,
     /// A closed round that could not be merged here, or not to the agreed root: others must give θ.
@@ -83,6 +85,7 @@ impl Node {
             holds,
             mine,
             verdicts: Vec::new(),
+            known: 0,
             activity: Activity::Idle,
             merge: None,
             spoiled: None,

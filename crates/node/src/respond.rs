@@ -193,6 +193,7 @@ impl Node {
         }
         let replica = self.state.round().replica(&peer);
         if let Some(known) = replica.and_then(|replica| self.verdicts.get_mut(replica)) {
+            self.known += usize::from(!matches!(known, Verdict::Known(_)));
             *known = Verdict::Known(verdict);
         }
         self.submit_check(false, out);
@@ -219,7 +220,7 @@ impl Node {
     fn submit_check(&mut self, deadline: bool, out: &mut Vec<Effect>) {
         let round = self.state.round();
         let open = round.phase == Phase::Check && !round.checks.contains_key(&self.me) && self.in_roster();
-        if !open {
+        if !open || !(deadline || self.known >= round.reveals.len()) {
             return;
         }
         let mut refused = Vec::new();
@@ -306,6 +307,7 @@ impl Node {
 
     fn on_round_ended(&mut self, record: &RoundRecord, out: &mut Vec<Effect>) {
         self.verdicts.clear();
+        self.known = 0;
         if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
             let merged = record.merged.iter().any(|entry| entry.peer == self.me);
             if !merged {

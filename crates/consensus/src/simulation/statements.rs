@@ -43,7 +43,7 @@ fn in_phase(state: &State, me: PeerId, peer: &Peer) -> Option<Action> {
             round.reveals.contains_key(&me),
             Action::Reveal(reveal(state, me, number)),
         ),
-        Phase::Check => (round.checks.contains_key(&me), check(state, number)),
+        Phase::Check => (round.checks.contains_key(&me), check(number)),
         Phase::Merge => (round.roots.contains_key(&me), merge_root(state, number)),
     };
     (!said).then_some(action)
@@ -58,12 +58,9 @@ fn commit(state: &State, me: PeerId, round: Round) -> Action {
     Action::Commit { round, commitment }
 }
 
-fn check(state: &State, round: Round) -> Action {
-    Action::Check {
-        round,
-        accepted: state.round().reveals.keys().copied().collect(),
-        refused: Vec::new(),
-    }
+fn check(round: Round) -> Action {
+    let refused = Vec::new();
+    Action::Check { round, refused }
 }
 
 fn merge_root(state: &State, round: Round) -> Action {

@@ -40,7 +40,7 @@ impl Scenario {
                 text.len()
             )));
         }
-        let scenario: Self = toml::from_str(text).map_err(|error| ScenarioError::Toml(error.to_string()))?;
+        let scenario: Self = toml::from_str(text).map_err(|error| ScenarioError::Toml(one_line(&error, text)))?;
         scenario.check()?;
         Ok(scenario)
     }
@@ -52,6 +52,13 @@ impl Scenario {
     pub fn to_toml(&self) -> Result<String, ScenarioError> {
         toml::to_string(self).map_err(|error| ScenarioError::Toml(error.to_string()))
     }
+}
+
+/// What is wrong, and on which line.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let message = error.message().replace('\n', " ");
+    format!("line {}: {message}", before.matches('\n').count() + 1)
 }
 
 #[cfg(test)]
@@ -107,7 +114,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (lines, part) in [
-            ("[link]\nlos = 1\n", "unknown field `los`"),
+            ("[link]\nlos = 1\n", "line 6: unknown field `los`"),
             ("[link]\nloss = 1.0\n", "link.loss = 1: from 0 to 0.5 is allowed"),
             ("[link]\nlatency_ms = [9, 3]\n", "link.latency_ms = [9, 3]"),
             ("[rules]\ncodec = \"zip\"\n", "rules.codec = zip"),
