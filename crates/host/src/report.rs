@@ -23,6 +23,10 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
         Outcome::NobodyRevealed => ("void: nobody revealed in time", None),
         Outcome::NothingAccepted => ("void: no contribution was accepted by a quorum", None),
         Outcome::RootsSplit => ("void: no root found a quorum", None),
+        Outcome::Outgrown => (
+            "void: its roster fell silent while a quorum of the members waited",
+            None,
+        ),
     };
     let refused = record
         .refused

@@ -16,6 +16,8 @@ pub enum Outcome {
     NothingAccepted,
     /// No root found a quorum: θ stays.
     RootsSplit,
+    /// The roster fell silent while a quorum of the members waited outside it: θ stays.
+    Outgrown,
 }
 
 /// A round that is over.

@@ -12,8 +12,13 @@ impl State {
     /// before, from which a new round's beacon is drawn.
     pub(crate) fn settle(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) {
         loop {
-            let moved = match self.round().phase {
+            let phase = self.round().phase;
+            let moved = match phase {
                 Phase::Gathering => self.settle_gathering(now, parent, events),
+                Phase::Commit | Phase::Check | Phase::Merge if self.outgrown(now) => {
+                    self.end(Outcome::Outgrown, now, parent, events);
+                    true
+                }
                 Phase::Commit => self.settle_commit(now, events),
                 Phase::Reveal => self.settle_reveal(now, parent, events),
                 Phase::Check => self.settle_check(now, parent, events),
@@ -41,6 +46,29 @@ impl State {
         let grace = self.charter().deadlines.grace;
         let at = *self.core_mut().round.quorum_at.get_or_insert(now);
         now >= at.after(grace)
+    }
+
+    /// Whether the round waits for a quorum of its roster that does not come, while so many have joined since
+    /// that, with those who did speak, they are a quorum of all members; and the grace after that is over.
+    /// Without this a small roster that loses its quorum would hold up everybody for ever. While the roster
+    /// is most of the members, too few are outside it for this ever to be.
+    fn outgrown(&mut self, now: Millis) -> bool {
+        let (round, charter) = (self.round(), self.charter());
+        let spoken = match round.phase {
+            Phase::Commit => round.commits.len(),
+            Phase::Check => round.checks.len(),
+            _ => round.roots.len(),
+        };
+        let outside = self
+            .active()
+            .iter()
+            .filter(|peer| round.replica(peer).is_none())
+            .count();
+        if outside == 0 || spoken >= charter.quorum(round.roster.len()) {
+            return false;
+        }
+        let quorum = charter.quorum(charter.members.len());
+        self.grace_over(outside + spoken, quorum, now)
     }
 
     fn settle_gathering(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {

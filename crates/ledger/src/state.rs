@@ -174,7 +174,9 @@ impl State {
             Phase::Reveal => Some(round.since.after(deadlines.reveal)),
             Phase::Check if round.checks.len() >= quorum => Some(round.since.after(deadlines.check)),
             Phase::Merge if round.roots.len() >= quorum => Some(round.since.after(deadlines.merge)),
-            Phase::Check | Phase::Merge | Phase::Finished => None,
+            // outgrown, see `settle`
+            Phase::Check | Phase::Merge => round.quorum_at.map(|at| at.after(deadlines.grace)),
+            Phase::Finished => None,
         }
     }
 

@@ -290,6 +290,40 @@ fn nothing_moves_below_a_quorum() {
     assert_eq!(w.state.round().phase, Phase::Commit);
 }
 
+/// Two of four leave, one of the two left falls silent, the others come back: they are not held up.
+#[test]
+fn a_small_roster_that_falls_silent_is_outgrown() {
+    for phase in [Phase::Commit, Phase::Check, Phase::Merge] {
+        let mut w = World::new(4);
+        w.join_all();
+        (2..4).for_each(|who| w.say(who, Action::Leave { sequence: 1 }).unwrap());
+        w.round(&[0, 1, 2], 1);
+        assert_eq!(w.state.round().roster.len(), 2);
+        w.commit(0).unwrap();
+        if phase != Phase::Commit {
+            w.commit(1).unwrap();
+            (0..2).for_each(|who| w.reveal(who).unwrap());
+            w.check(0, &[]).unwrap();
+        }
+        if phase == Phase::Merge {
+            w.check(1, &[]).unwrap();
+            w.root(0, 2).unwrap();
+        }
+        assert_eq!(w.state.round().phase, phase);
+        w.wait(100_000);
+        assert_eq!(w.state.round().phase, phase, "two of four are no quorum");
+        w.say(2, Action::Join { sequence: 1 }).unwrap();
+        assert_eq!(w.state.next_deadline(), None, "one outside and one that spoke are no quorum");
+        w.say(3, Action::Join { sequence: 1 }).unwrap();
+        assert_eq!(w.state.next_deadline(), Some(Millis(w.now + GRACE)));
+        w.wait(GRACE - 1);
+        assert_eq!(w.state.round().phase, phase, "there is a grace");
+        w.wait(1);
+        assert_eq!(w.last_record().outcome, Outcome::Outgrown);
+        assert_eq!((w.state.round().number, w.state.round().roster.len()), (Round(2), 4));
+    }
+}
+
 #[test]
 fn a_commit_without_reveal_is_recorded_and_holds_nobody_up() {
     let mut w = World::new(4);

@@ -12,13 +12,18 @@ use crate::{
 };
 use atoll_ledger::{Applied, Event, Outcome, Roots, RoundRecord};
 use atoll_node::{Effect, Input, Notice};
-use atoll_protocol::{Action, CheckReason, Domain, Hash, Round, Transaction, transaction::commitment};
+use atoll_protocol::{
+    Action, CheckReason, Domain, Hash, Round, Transaction,
+    transaction::{SignedTransaction, commitment},
+};
 use std::sync::Arc;
 
 /// Until something that nobody serves is asked for again, as in the real host.
 const RETRY: Micros = Micros::ms(300);
 /// What it costs to find out that a node is not there.
 const DIAL: Micros = Micros::s(3);
+/// How long a tardy node holds its commitment back.
+const TARDY: Micros = Micros::s(20);
 /// Bytes of a packet.
 const PACKET: u64 = 1_200;
 
@@ -86,28 +91,45 @@ impl World {
     }
 
     fn submit(&mut self, node: u32, action: Action) {
-        let genesis = self.order.genesis.core().genesis;
-        let peer = &mut self.peers[node as usize];
-        let sign = |action| peer.key.sign(Domain::Transaction, Transaction { genesis, action });
-        let mut statements = vec![sign(action.clone())];
-        if let Action::Commit { round, .. } = action
-            && self.peers[node as usize].fault(Deed::Equivocate, round)
-        {
-            let peer = &self.peers[node as usize];
-            let other = commitment(&genesis, &peer.id, round, &Hash::ZERO);
-            let action = Action::Commit {
-                round,
-                commitment: other,
-            };
-            statements.push(peer.key.sign(Domain::Transaction, Transaction { genesis, action }));
+        let mut actions = vec![action.clone()];
+        if let Action::Commit { round, .. } = action {
+            if self.peers[node as usize].fault(Deed::Tardy, round) {
+                let statement = Box::new(self.signed(node, action));
+                return self.queue.push(self.now.after(TARDY), Happening::Late(node, statement));
+            }
+            actions.extend(self.lies(node, round));
         }
-        let twice = self.scenario.link.duplicate;
-        if self.peers[node as usize].random.chance(twice) {
-            statements.push(statements[0].clone());
-        }
-        for statement in statements {
+        for action in actions {
+            let statement = self.signed(node, action);
+            let twice = self.scenario.link.duplicate;
+            if self.peers[node as usize].random.chance(twice) {
+                self.accept(node, statement.clone());
+            }
             self.accept(node, statement);
         }
+    }
+
+    /// What a liar says beside its commitment.
+    fn lies(&mut self, node: u32, round: Round) -> Vec<Action> {
+        let genesis = self.order.genesis.core().genesis;
+        let peer = &mut self.peers[node as usize];
+        let mut lies = Vec::new();
+        if peer.fault(Deed::Equivocate, round) {
+            let commitment = commitment(&genesis, &peer.id, round, &Hash::ZERO);
+            lies.push(Action::Commit { round, commitment });
+        }
+        if peer.fault(Deed::Hasty, round) {
+            let (refused, theta, momentum) = (Vec::new(), Hash::ZERO, None);
+            lies.push(Action::Check { round, refused });
+            lies.push(Action::MergeRoot { round, theta, momentum });
+        }
+        lies
+    }
+
+    fn signed(&self, node: u32, action: Action) -> SignedTransaction {
+        let genesis = self.order.genesis.core().genesis;
+        let transaction = Transaction { genesis, action };
+        self.peers[node as usize].key.sign(Domain::Transaction, transaction)
     }
 
     /// Fetches a contribution to be checked: from its owner, or from anyone.
@@ -426,7 +448,7 @@ impl World {
         }
     }
 
-    fn keep_theta(&mut self, node: u32, roots: Roots, round: Round) {
+    pub(crate) fn keep_theta(&mut self, node: u32, roots: Roots, round: Round) {
         if let Some(stored) = self.peers[node as usize].disk.thetas.get_mut(&roots) {
             stored.keep = stored.keep.max(round);
         }

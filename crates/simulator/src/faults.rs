@@ -31,7 +31,10 @@ impl World {
                     self.peers[node as usize].side = number + 1;
                     self.trace.side(self.now, node, true);
                 }
-                Deed::SlowTraining => self.peers[node as usize].slow.training = factor,
+                Deed::SlowTraining => {
+                    self.peers[node as usize].slow.training = factor;
+                    self.slowest = self.slowest.max(factor);
+                }
                 Deed::SlowDisk => self.peers[node as usize].slow.disk = factor,
                 Deed::SlowLink => self.slow_link(node, factor),
                 _ => {} // not at a time
@@ -99,11 +102,12 @@ impl World {
     }
 
     fn leave(&mut self, node: u32, away: Option<Micros>) {
-        if self.peers[node as usize].life.is_none() {
+        let Some(life) = self.peers[node as usize].life.as_ref().map(|life| life.number) else {
             return;
-        }
+        };
         self.step(node, Input::Leave);
-        self.queue.push(self.now.after(LEAVING), Happening::PowerOff(node));
+        self.queue
+            .push(self.now.after(LEAVING), Happening::PowerOff { node, life });
         if let Some(away) = away {
             self.start_at(node, self.now.after(away.max(LEAVING)).after(Micros(1)));
         }
@@ -117,6 +121,8 @@ impl World {
         self.died_at[node as usize] = now;
         self.trace.stop(now, node);
         let mut random = Random::of(self.seed, &[TORN, node.into(), life.number.into()]);
+        self.lose_statements(node, &mut random);
+        let peer = &mut self.peers[node as usize];
         if life.next > peer.disk.height + 1 && random.chance(0.5) {
             peer.disk.height += 1; // written, but nothing followed from it yet
         }

@@ -1,11 +1,10 @@
 //! What always holds. Each check looks at what just happened; what takes long is looked at once a second.
 
-use crate::{clock::Micros, order::Order, order::SIGNER_TRANSACTIONS_MAX, scenario::Deed, world::World};
-use atoll_ledger::{Applied, Event, Outcome, Phase, Roots, RoundRecord, Standing, State};
+use crate::{clock::Micros, order::Order, rounds::Rounds, scenario::Deed, world::World};
+use atoll_ledger::{Applied, Event, Outcome, Phase, RoundRecord, Standing, State};
 use atoll_node::Effect;
-use atoll_protocol::{Action, Block, CheckReason, Hash, PeerId, Round};
+use atoll_protocol::{Action, Block, CheckReason, Hash, PeerId};
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc},
     thread::JoinHandle,
 };
@@ -36,13 +35,7 @@ pub(crate) struct Ledger {
     blocks: Option<mpsc::Sender<(Block, Hash)>>,
     replay: Option<JoinHandle<Result<(), String>>>,
     sizes: Vec<usize>,
-    /// Roots posted in the round under way, by peer.
-    posted: BTreeMap<PeerId, Roots>,
-    /// Revealed in the round under way.
-    revealed: BTreeMap<PeerId, Hash>,
-    /// Everything that was ever merged.
-    merged: BTreeSet<Hash>,
-    round: Round,
+    rounds: Rounds,
 }
 
 fn replay(genesis: &State, blocks: &mpsc::Receiver<(Block, Hash)>) -> Result<(), String> {
@@ -69,10 +62,7 @@ impl Ledger {
             blocks: Some(blocks),
             replay,
             sizes: Vec::new(),
-            posted: BTreeMap::new(),
-            revealed: BTreeMap::new(),
-            merged: BTreeSet::new(),
-            round: Round(0),
+            rounds: Rounds::default(),
         }
     }
 
@@ -107,16 +97,14 @@ impl World {
             let header = &applied.block().header;
             let _ = blocks.send((applied.block().clone(), header.state)); // a replay that has ended says why
         }
+        let charter = self.charter.clone();
+        for (rule, text) in self.ledger.rounds.follow(applied, &charter) {
+            self.violated(rule, text);
+        }
         for event in applied.events() {
             match event {
-                Event::RootPosted(_, peer, roots) => {
-                    self.ledger.posted.insert(*peer, *roots);
-                }
-                Event::Revealed(peer, reveal) => {
-                    self.ledger.revealed.insert(*peer, reveal.blob);
-                }
-                Event::RoundEnded(record) => self.check_record(record),
                 Event::CheckpointRecorded { .. } => self.checkpoints += 1,
+                Event::RoundEnded(record) => self.check_refusals(record),
                 Event::Excluded(peer, _) => self.check_exclusion(*peer),
                 _ => {}
             }
@@ -133,54 +121,6 @@ impl World {
                 format!("node {node} is excluded and never said two things"),
             );
         }
-    }
-
-    /// A round is over: was it closed by as many as it needs, and is each contribution merged once?
-    fn check_record(&mut self, record: &RoundRecord) {
-        let round = record.round;
-        if record.round != self.ledger.round {
-            self.violated(
-                "rounds",
-                format!("round {round} ends where {} was open", self.ledger.round),
-            );
-        }
-        let posted = std::mem::take(&mut self.ledger.posted);
-        let revealed = std::mem::take(&mut self.ledger.revealed);
-        self.ledger.round = round.next();
-        if let Outcome::Closed(roots) = record.outcome {
-            let equal = posted.values().filter(|other| **other == roots).count();
-            let needed = self.charter.decisive(record.roster.len());
-            if equal < needed {
-                self.violated(
-                    "quorum",
-                    format!(
-                        "round {round} closed with {equal} equal roots of {}; {needed} are needed",
-                        record.roster.len()
-                    ),
-                );
-            }
-        }
-        for entry in &record.merged {
-            if revealed.get(&entry.peer) != Some(&entry.blob) {
-                self.violated(
-                    "merged-once",
-                    format!("round {round} merges a blob that its peer did not reveal"),
-                );
-            }
-            if !self.ledger.merged.insert(entry.blob) {
-                self.violated(
-                    "merged-once",
-                    format!("blob {} is merged again in round {round}", entry.blob.short()),
-                );
-            }
-        }
-        if !record.merged.windows(2).all(|pair| pair[0].peer < pair[1].peer) {
-            self.violated(
-                "merged-once",
-                format!("round {round} merges a peer twice, or out of order"),
-            );
-        }
-        self.check_refusals(record);
     }
 
     /// Nobody refuses an honest contribution for anything but not having got it.
@@ -278,22 +218,13 @@ impl World {
                 }
             }
         }
-        let share = self.order.largest_share();
-        if share > SIGNER_TRANSACTIONS_MAX {
-            self.violated("bounded", format!("{share} statements of one signer wait"));
-        }
     }
 
     /// The longest that a round may take while a quorum works.
     fn patience_for_a_round(&self) -> Micros {
         let rules = &self.scenario.rules;
         let [grace, reveal, check, merge, _] = rules.deadlines_ms;
-        let slowest = self
-            .scenario
-            .events
-            .iter()
-            .filter_map(|event| event.factor)
-            .fold(1.0, f64::max);
+        let slowest = self.slowest;
         let step = self
             .peers
             .iter()

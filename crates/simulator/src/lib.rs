@@ -22,6 +22,7 @@ mod peer;
 mod queue;
 mod random;
 mod report;
+mod rounds;
 mod scenario;
 mod shrink;
 mod svg;

@@ -15,10 +15,12 @@ use atoll_protocol::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Statements of one signer that may wait, as in the real mempool.
-pub(crate) const SIGNER_TRANSACTIONS_MAX: usize = 64;
+const SIGNER_TRANSACTIONS_MAX: usize = 64;
 /// When a lost statement is sent again, doubling each time, as in the real mempool.
 const RESEND_MS: u64 = 250;
-const RESENDS_MAX: u32 = 3;
+const RESENDS_MAX: u32 = 8;
+/// A statement has left its author's machine after so long.
+const LEAVES: Micros = Micros::ms(20);
 /// Blocks that a node asks for at a time.
 pub(crate) const CATCH_UP_BLOCKS: u64 = 32;
 
@@ -104,11 +106,6 @@ impl Order {
         self.waiting.len()
     }
 
-    /// The most that any signer has waiting.
-    pub(crate) fn largest_share(&self) -> usize {
-        self.shares.values().copied().max().unwrap_or(0)
-    }
-
     fn forget(&mut self, number: u64) {
         if let Some(gone) = self.waiting.remove(&number)
             && let Some(share) = self.shares.get_mut(&gone.from)
@@ -119,12 +116,14 @@ impl Order {
 }
 
 impl World {
-    /// Takes a statement on its way to whoever leads. False if its signer has too many waiting.
-    pub(crate) fn accept(&mut self, from: u32, statement: SignedTransaction) -> bool {
+    /// Takes a statement on its way to whoever leads. The real mempool takes so many of a signer; an honest
+    /// node never has them waiting.
+    pub(crate) fn accept(&mut self, from: u32, statement: SignedTransaction) {
         let order = &mut self.order;
         let share = order.shares.entry(from).or_default();
         if *share >= SIGNER_TRANSACTIONS_MAX {
-            return false;
+            let text = format!("node {from} has {SIGNER_TRANSACTIONS_MAX} statements waiting and makes another");
+            return self.violated("bounded", text);
         }
         *share += 1;
         order.numbers += 1;
@@ -141,7 +140,24 @@ impl World {
         {
             self.look_at(at);
         }
-        true
+    }
+
+    /// Power fails at `node`: what it has just said may not have left it.
+    pub(crate) fn lose_statements(&mut self, node: u32, random: &mut Random) {
+        let now = self.now;
+        let young = |waiting: &&Waiting| waiting.from == node && waiting.since.after(LEAVES) > now;
+        let young: Vec<u64> = self
+            .order
+            .waiting
+            .values()
+            .filter(young)
+            .map(|waiting| waiting.number)
+            .collect();
+        for number in young {
+            if random.chance(0.5) {
+                self.order.forget(number);
+            }
+        }
     }
 
     fn look_at(&mut self, at: Micros) {
@@ -331,13 +347,10 @@ impl World {
     /// Validators wait while a block's time is too far ahead of their clocks: when a quorum votes.
     fn patience(&self, applied: &Applied) -> Micros {
         let shown = Millis(applied.block().header.time.0.saturating_sub(CLOCK_SKEW_MS_MAX));
-        let mut times: Vec<Micros> = self
-            .peers
-            .iter()
-            .map(|peer| Micros::when(shown, peer.profile.skew_ms))
-            .collect();
+        let live = self.peers.iter().filter(|peer| peer.life.is_some());
+        let mut times: Vec<Micros> = live.map(|peer| Micros::when(shown, peer.profile.skew_ms)).collect();
         times.sort_unstable();
-        times[self.validators_needed() - 1]
+        times.get(self.validators_needed() - 1).copied().unwrap_or(self.now)
     }
 
     /// The block is final, unless its leader or the quorum was lost on the way.

@@ -130,7 +130,8 @@ pub(crate) struct Cut {
     pub(crate) step: u32,
     /// Effects of that step that are still carried out.
     pub(crate) effects: usize,
-    pub(crate) away: Micros,
+    /// None: for good.
+    pub(crate) away: Option<Micros>,
 }
 
 /// How a node misbehaves in a round.

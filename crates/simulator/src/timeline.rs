@@ -36,6 +36,7 @@ impl Report {
             Outcome::NobodyRevealed => "void: nobody revealed",
             Outcome::NothingAccepted => "void: nothing accepted",
             Outcome::RootsSplit => "void: no root found a quorum",
+            Outcome::Outgrown => "void: its roster fell silent",
         };
         let _ = writeln!(
             text,

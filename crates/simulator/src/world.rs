@@ -17,7 +17,7 @@ use crate::{
 use atoll_ledger::{Planned, Roots, State};
 use atoll_node::{Effect, Input, Node, Timer};
 use atoll_outer::{ErrorFeedback, OuterState, Replica};
-use atoll_protocol::{Charter, Keypair, Layout, Millis, PeerId, Round};
+use atoll_protocol::{Charter, Keypair, Layout, Millis, PeerId, Round, transaction::SignedTransaction};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -37,10 +37,15 @@ pub(crate) enum Happening {
     /// An event of the scenario, by its number; or its end.
     Deed(u32),
     DeedEnds(u32),
-    PowerOff(u32),
     Look(u64),
     ViewEnds(u64),
     Finalize(u64),
+    PowerOff {
+        node: u32,
+        life: u32,
+    },
+    /// A statement that its author held back.
+    Late(u32, Box<SignedTransaction>),
     Deliver {
         node: u32,
         life: u32,
@@ -130,6 +135,8 @@ pub struct World {
     pub(crate) coming: u32,
     /// A bug that is put in on purpose: what was not merged is not added back.
     pub(crate) planted_skip_restore: bool,
+    /// The most times as slow as usual that training ever was.
+    pub(crate) slowest: f64,
     /// Checkpoints on which a quorum agreed.
     pub(crate) checkpoints: u32,
     first: (Arc<OuterState>, Roots),
@@ -184,6 +191,7 @@ impl World {
             coming: 0,
             planted_skip_restore: false,
             checkpoints: 0,
+            slowest: 1.0,
             first,
             task,
             computed: VecDeque::new(),
@@ -208,7 +216,7 @@ impl World {
                     Deed::Cut => peer.cuts.push_back(Cut {
                         step: event.step.unwrap_or(0),
                         effects: event.effects.unwrap_or(0) as usize,
-                        away: event.length().unwrap_or_default(),
+                        away: event.length(),
                     }),
                     deed if deed.is_of_a_round() => peer.faults.push(Fault {
                         deed,
@@ -283,13 +291,13 @@ impl World {
             Happening::Start(node) => self.start(node),
             Happening::Deed(number) => self.deed(number),
             Happening::DeedEnds(number) => self.deed_ends(number),
-            Happening::PowerOff(node) => self.crash(node, None),
             Happening::Look(view) => self.look(view),
             Happening::ViewEnds(view) => self.view_ends(view),
             Happening::Finalize(view) => self.finalize(view),
             Happening::Line(line) => self.line(line),
             Happening::Arrived(ticket) => self.arrived(ticket),
             Happening::Tick => self.tick(),
+            Happening::Late(node, statement) => self.accept(node, *statement),
             of_a_life => self.happen_to(of_a_life),
         }
     }
@@ -297,6 +305,7 @@ impl World {
     /// What is meant for a life that is over is lost.
     fn happen_to(&mut self, happening: Happening) {
         match happening {
+            Happening::PowerOff { node, life } if self.lives(node, life) => self.crash(node, None),
             Happening::Deliver { node, life, height } if self.lives(node, life) => self.deliver(node, life, height),
             Happening::Stored { node, life, height } if self.lives(node, life) => self.block_stored(node, height),
             Happening::CatchUp { node, life } if self.lives(node, life) => self.catch_up(node),
@@ -375,6 +384,7 @@ impl World {
         });
         self.order.noticed[node as usize] = false;
         self.trace.start(now, node, height);
+        self.keep_theta(node, state.core().roots, round); // a crash may have come before that
         self.settle_old(node, round);
         self.take_effects(node, usize::MAX, |machine, now, out| machine.start(now, out));
         self.queue.push(now, Happening::CatchUp { node, life });
@@ -408,7 +418,7 @@ impl World {
         self.check_step(node);
         if let Some(cut) = cut {
             self.peers[node as usize].cuts.pop_front();
-            self.crash(node, Some(cut.away));
+            self.crash(node, cut.away);
         }
     }
 

@@ -39,6 +39,13 @@ fn cut(node: u32, step: u32, effects: u32, away_ms: u64) -> Event {
     }
 }
 
+fn dies(node: u32, step: u32) -> Event {
+    Event {
+        for_s: None,
+        ..cut(node, step, 0, 0)
+    }
+}
+
 #[test]
 fn everybody_finishes_all_rounds_with_equal_roots() {
     for nodes in 1..=4 {
@@ -66,6 +73,10 @@ fn crash_at_every_step(nodes: u32, effects: u32, away_ms: u64) -> u32 {
             return step;
         }
         assert_eq!(report.records.len(), 2);
+        if away_ms < 100 {
+            let withheld = report.records.iter().any(|record| !record.withheld.is_empty());
+            assert!(!withheld, "what it committed to is on its disk, step {step}");
+        }
         if nodes == 4 {
             assert_eq!(report.closed(), 2, "the others close it, step {step}");
         }
@@ -80,6 +91,27 @@ fn one_of_four_crashes_at_any_step_and_comes_back() {
             assert!(crash_at_every_step(4, effects, away_ms) > 30);
         }
     }
+}
+
+#[test]
+fn one_of_four_dies_at_any_step_and_the_others_go_on() {
+    for step in 0.. {
+        let report = well(&with(network(4, 4), [dies(0, step)]), 1);
+        assert_eq!(report.closed(), 4, "step {step}");
+        if report.off.is_empty() {
+            assert!(step > 30);
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_is_said_too_early_or_too_late_is_not_taken() {
+    let hasty = well(&with(network(4, 3), [Event::in_round(Deed::Hasty, 1, 1)]), 1);
+    assert!(hasty.records.iter().all(|record| record.merged.len() == 4));
+    let tardy = well(&with(network(4, 4), [Event::in_round(Deed::Tardy, 1, 1)]), 1);
+    assert_eq!(tardy.records[1].absent.len(), 1);
+    assert_eq!(tardy.records[3].merged.len(), 4);
 }
 
 #[test]

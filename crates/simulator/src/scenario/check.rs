@@ -51,12 +51,17 @@ fn ranged(field: &str, [low, high]: Range, least: u64, most: u64) -> Result<(), 
 /// A day: nothing takes longer.
 const MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 const S_MAX: f64 = 1e6;
+/// Of which a run of a thousand nodes and twenty rounds, which takes a gigabyte, has twenty million.
+const STATEMENTS_MAX: u64 = 100_000_000;
+const VALUES_MAX: u64 = 50_000_000;
+/// Departures that churn may make.
+const STAYS_MAX: u64 = 100_000;
 
 impl Scenario {
     /// Refuses the first value that cannot be.
     pub(crate) fn check(&self) -> Result<(), ScenarioError> {
         within("nodes", self.nodes.into(), 1.0, MEMBERS_MAX as f64)?;
-        within("rounds", self.rounds.into(), 1.0, 100_000.0)?;
+        within("rounds", self.rounds.into(), 1.0, 10_000.0)?;
         within("virtual_s_max", self.virtual_s_max as f64, 1.0, S_MAX)?;
         within("learner.width", self.learner.width.into(), 2.0, 1_024.0)?;
         within("learner.noise", self.learner.noise, 0.0, 10.0)?;
@@ -80,6 +85,7 @@ impl Scenario {
         within("order.delay_ms", self.order.delay_ms as f64, 0.0, 60_000.0)?;
         within("order.omit", self.order.omit, 0.0, 0.9)?;
         within("order.silent", self.order.silent, 0.0, 0.9)?;
+        self.check_size()?;
         self.check_crowd()?;
         self.check_hold()?;
         for (number, event) in self.events.iter().enumerate() {
@@ -88,12 +94,43 @@ impl Scenario {
         self.check_charter()
     }
 
+    /// What is kept in memory: states by block, and θ, error feedback and moments by node.
+    fn check_size(&self) -> Result<(), ScenarioError> {
+        let (nodes, rounds, width) = (
+            u64::from(self.nodes),
+            u64::from(self.rounds),
+            u64::from(self.learner.width),
+        );
+        let statements = nodes * nodes * rounds;
+        if statements > STATEMENTS_MAX {
+            return Err(refuse(
+                "nodes · nodes · rounds",
+                statements,
+                format!("at most {STATEMENTS_MAX} is allowed: a run keeps every block's state in memory"),
+            ));
+        }
+        let values = nodes * 13 * width * width;
+        match values > VALUES_MAX {
+            true => Err(refuse(
+                "nodes · 13 · learner.width²",
+                values,
+                format!("at most {VALUES_MAX} values is allowed: every node keeps some five copies"),
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn check_crowd(&self) -> Result<(), ScenarioError> {
         if let Some(churn) = &self.churn {
             within("churn.share", churn.share, 0.0, 0.9)?;
             within("churn.announced", churn.announced, 0.0, 1.0)?;
             within("churn.until_s", churn.until_s as f64, 0.0, S_MAX)?;
             ranged("churn.stay_s", churn.stay_s, 1, S_MAX as u64)?;
+            let stays = u64::from(self.nodes) * churn.until_s / churn.stay_s[0];
+            if stays > STAYS_MAX {
+                let allowed = format!("at most {STAYS_MAX} departures are allowed");
+                return Err(refuse("nodes · churn.until_s / churn.stay_s", stays, allowed));
+            }
         }
         if let Some(storm) = &self.storm {
             within("storm.crashes", storm.crashes.into(), 0.0, 1_000.0)?;
@@ -132,11 +169,7 @@ impl Scenario {
             false => Ok(()),
         };
         needs("step", event.step.is_some(), event.deed == Deed::Cut)?;
-        needs(
-            "for_s",
-            event.for_s.is_some(),
-            matches!(event.deed, Deed::Cut | Deed::Partition),
-        )?;
+        needs("for_s", event.for_s.is_some(), event.deed == Deed::Partition)?;
         let slow = matches!(event.deed, Deed::SlowTraining | Deed::SlowLink | Deed::SlowDisk);
         needs("factor", event.factor.is_some(), slow)?;
         needs("round", event.round.is_some(), event.deed.is_of_a_round())
@@ -174,7 +207,10 @@ fn in_event(number: usize, error: ScenarioError) -> ScenarioError {
 impl Deed {
     /// Whether the deed belongs to a round and not to a time.
     pub fn is_of_a_round(self) -> bool {
-        use Deed::{Equivocate, Malformed, MergeFails, OtherRoot, Unserved};
-        matches!(self, OtherRoot | Unserved | Malformed | MergeFails | Equivocate)
+        use Deed::{Equivocate, Hasty, Malformed, MergeFails, OtherRoot, Tardy, Unserved};
+        matches!(
+            self,
+            OtherRoot | Unserved | Malformed | MergeFails | Equivocate | Hasty | Tardy
+        )
     }
 }

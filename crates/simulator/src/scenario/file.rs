@@ -14,6 +14,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("half-partition", include_str!("../../scenarios/half-partition.toml")),
     ("crash-storm", include_str!("../../scenarios/crash-storm.toml")),
     ("late-joiners", include_str!("../../scenarios/late-joiners.toml")),
+    ("two-die", include_str!("../../scenarios/two-die.toml")),
     ("liars", include_str!("../../scenarios/liars.toml")),
     ("thousand-1000", include_str!("../../scenarios/thousand-1000.toml")),
 ];
@@ -118,6 +119,11 @@ mod tests {
             ("[link]\nloss = 1.0\n", "link.loss = 1: from 0 to 0.5 is allowed"),
             ("[link]\nlatency_ms = [9, 3]\n", "link.latency_ms = [9, 3]"),
             ("[rules]\ncodec = \"zip\"\n", "rules.codec = zip"),
+            ("[learner]\nwidth = 1024\n", "nodes · 13 · learner.width² = 54525952"),
+            (
+                "[churn]\nshare = 0.9\nstay_s = [1, 1]\nuntil_s = 1000000\nannounced = 0.0\n",
+                "churn.stay_s = 4000000",
+            ),
             (
                 "[[event]]\ndo = \"crash\"\nwho = [4]\n",
                 "event 1: who = 4: from 0 to 3",

@@ -277,7 +277,7 @@ pub struct Event {
 pub enum Deed {
     /// Power off; power on after `for_s`, or never.
     Crash,
-    /// Power off in the middle of step `step`, after `effects` effects; on after `for_s`.
+    /// Power off in the middle of step `step`, after `effects` effects; on after `for_s`, or never.
     Cut,
     /// Not started before `at_s`.
     Late,
@@ -301,6 +301,10 @@ pub enum Deed {
     MergeFails,
     /// Commits twice to `round`, differently.
     Equivocate,
+    /// Says everything about `round` at once: with its commitment a check and a root.
+    Hasty,
+    /// Its commitment to `round` arrives twenty seconds late.
+    Tardy,
 }
 
 /// What must hold beside the invariants.

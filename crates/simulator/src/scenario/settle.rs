@@ -24,6 +24,8 @@ impl Scenario {
             settled.events.extend(self.churn_of(node, seed));
             settled.events.extend(self.storm_of(node, seed));
         });
+        settled.hold.excluded.sort_unstable();
+        settled.hold.excluded.dedup();
         settled.churn = None;
         settled.storm = None;
         settled

@@ -75,11 +75,12 @@ impl Scenario {
             let event = self.event(random);
             self.events.push(event);
         }
-        let liars = self.events.iter().filter(|event| event.deed == Deed::Equivocate);
-        let mut excluded: Vec<u32> = liars.flat_map(|event| event.who.clone()).collect();
-        excluded.sort_unstable();
-        excluded.dedup();
-        self.hold.excluded = excluded;
+        // as many as may be missing for good
+        let deaths = random.below(u64::from((self.nodes - 1) / 3) + 1) as u32;
+        for node in random.some_of(self.nodes, deaths) {
+            self.events
+                .push(Event::new(random.below(150) as f64, Deed::Crash, node, None));
+        }
     }
 
     fn event(&self, random: &mut Random) -> Event {
@@ -93,7 +94,14 @@ impl Scenario {
         };
         let kind = random.below(11);
         let slow = [Deed::SlowTraining, Deed::SlowLink, Deed::SlowDisk];
-        let of_a_round = [Deed::Unserved, Deed::Malformed, Deed::OtherRoot, Deed::MergeFails];
+        let of_a_round = [
+            Deed::Unserved,
+            Deed::Malformed,
+            Deed::OtherRoot,
+            Deed::MergeFails,
+            Deed::Hasty,
+            Deed::Tardy,
+        ];
         match kind {
             0..=2 => Event {
                 who: some(random),
@@ -109,7 +117,7 @@ impl Scenario {
                 factor: Some(1.0 + 40.0 * random.unit()),
                 ..Event::new(at_s, slow[random.below(3) as usize], node, Some(for_s))
             },
-            _ => match of_a_round[random.below(4) as usize] {
+            _ => match of_a_round[random.below(6) as usize] {
                 // More liars than a third can close a round; so it is meant.
                 Deed::OtherRoot if node >= (self.nodes - 1) / 3 => Event::in_round(Deed::MergeFails, node, round),
                 deed => Event::in_round(deed, node, round),
@@ -176,6 +184,6 @@ mod tests {
             assert_eq!(scenario, Scenario::wild(seed));
             kinds.extend(scenario.settled(seed).events.iter().map(|event| event.deed));
         }
-        assert_eq!(kinds.len(), 12, "{kinds:?}");
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
     }
 }
