@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::{Write as _, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -45,6 +46,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (Some(name), false) = (&arguments.scenario, arguments.list) else {
         return list(arguments.json);
     };
+    // what cannot be written is said before the run, not after it
+    for path in arguments.svg.iter().chain(&arguments.smallest) {
+        let opened = fs::File::options().append(true).create(true).open(path);
+        opened.with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let scenario = match name.as_str() {
         WILD if !Path::new(name).exists() => Scenario::wild(arguments.seed),
         _ => read(name)?,
@@ -55,28 +61,38 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(path) = &arguments.svg {
         fs::write(path, report.svg()).with_context(|| format!("cannot write the picture {}", path.display()))?;
     }
-    match arguments.json {
-        true => print_json(&report, wall),
-        false => print(&report, wall),
-    }
+    tell(&match arguments.json {
+        true => json_lines(&report, wall),
+        false => text(&report, wall),
+    });
     if report.violations.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     // only the toy is quick enough to be run a hundred times
-    if let Some(failure) = arguments
-        .data
-        .is_none()
-        .then(|| Failure::of(&report, Planted::default()))
-        .flatten()
-    {
+    let wanted = arguments.data.is_none() && (arguments.smallest.is_some() || !arguments.json);
+    if wanted && let Some(failure) = smaller(&report) {
         if let Some(path) = &arguments.smallest {
             fs::write(path, failure.scenario.to_toml()?).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if !arguments.json {
-            println!("\n{}", failure.text(name));
+            tell(&format!("\n{}\n", failure.text(name)));
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+/// Makes a failure smaller, with a word where somebody watches.
+fn smaller(report: &Report) -> Option<Failure> {
+    let spinner = ProgressBar::new_spinner().with_message("making the failure smaller");
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let failure = Failure::of(report, Planted::default());
+    spinner.finish_and_clear();
+    failure
+}
+
+/// Prints; who reads only the first lines ends the pipe, and that is fine.
+fn tell(text: &str) {
+    let _ = stdout().write_all(text.as_bytes());
 }
 
 /// The name of the scenario that is all chance.
@@ -131,67 +147,63 @@ fn simulate(scenario: &Scenario, arguments: &Arguments) -> anyhow::Result<Report
     Ok(report)
 }
 
-fn print(report: &Report, wall: Duration) {
-    print!("{}", report.timeline());
-    println!(
-        "\n{} nodes, {} rounds ({} closed), {} blocks, {} steps in {} ({:.1} s here)",
+fn text(report: &Report, wall: Duration) -> String {
+    let held = if report.violations.is_empty() {
+        "everything held\n"
+    } else {
+        ""
+    };
+    format!(
+        "{}\n{} nodes, {} rounds ({} closed), {} blocks, {} steps in {} ({:.1} s here)\n\
+         {:.1} % of all contributions merged, loss {:.5} → {:.5}\ntrace {}\n{held}",
+        report.timeline(),
         report.rows.len(),
         report.records.len(),
         report.closed(),
         grouped(report.blocks),
         grouped(report.steps),
         report.virtual_time,
-        wall.as_secs_f64()
-    );
-    println!(
-        "{:.1} % of all contributions merged, loss {:.5} → {:.5}",
+        wall.as_secs_f64(),
         100.0 * report.merged_share,
         report.losses.0,
-        report.losses.1
-    );
-    println!("trace {}", report.trace_hash);
-    if report.violations.is_empty() {
-        println!("everything held");
-    }
+        report.losses.1,
+        report.trace_hash
+    )
 }
 
-fn print_json(report: &Report, wall: Duration) {
-    for record in &report.records {
-        println!(
-            "{}",
-            json!({
-                "round": record.round.0,
-                "outcome": format!("{:?}", record.outcome).split('(').next(),
-                "time_ms": record.closed_at.0,
-                "roster": record.roster.len(),
-                "absent": record.absent.len(),
-                "withheld": record.withheld.len(),
-                "refused": record.refused.len(),
-                "merged": record.merged.len(),
-            })
-        );
-    }
+/// A line for each round, and one for the run.
+fn json_lines(report: &Report, wall: Duration) -> String {
+    let rounds = report.records.iter().map(|record| {
+        json!({
+            "round": record.round.0,
+            "outcome": format!("{:?}", record.outcome).split('(').next(),
+            "time_ms": record.closed_at.0,
+            "roster": record.roster.len(),
+            "absent": record.absent.len(),
+            "withheld": record.withheld.len(),
+            "refused": record.refused.len(),
+            "merged": record.merged.len(),
+        })
+    });
     let violations = report.violations.iter();
     let violations: Vec<Value> = violations
         .map(|violation| json!({ "at_s": violation.at.seconds(), "rule": violation.rule, "text": violation.text }))
         .collect();
-    println!(
-        "{}",
-        json!({
-            "scenario": report.scenario.name,
-            "seed": report.seed,
-            "trace_hash": report.trace_hash.to_string(),
-            "nodes": report.rows.len(),
-            "rounds": report.records.len(),
-            "closed": report.closed(),
-            "blocks": report.blocks,
-            "steps": report.steps,
-            "merged_share": report.merged_share,
-            "loss_first": report.losses.0,
-            "loss_last": report.losses.1,
-            "wall_s": wall.as_secs_f64(),
-            "virtual_s": report.virtual_time.seconds(),
-            "violations": violations,
-        })
-    );
+    let run = json!({
+        "scenario": report.scenario.name,
+        "seed": report.seed,
+        "trace_hash": report.trace_hash.to_string(),
+        "nodes": report.rows.len(),
+        "rounds": report.records.len(),
+        "closed": report.closed(),
+        "blocks": report.blocks,
+        "steps": report.steps,
+        "merged_share": report.merged_share,
+        "loss_first": report.losses.0,
+        "loss_last": report.losses.1,
+        "wall_s": wall.as_secs_f64(),
+        "virtual_s": report.virtual_time.seconds(),
+        "violations": violations,
+    });
+    rounds.chain([run]).map(|value| format!("{value}\n")).collect()
 }

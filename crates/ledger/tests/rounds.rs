@@ -313,7 +313,11 @@ fn a_small_roster_that_falls_silent_is_outgrown() {
         w.wait(100_000);
         assert_eq!(w.state.round().phase, phase, "two of four are no quorum");
         w.say(2, Action::Join { sequence: 1 }).unwrap();
-        assert_eq!(w.state.next_deadline(), None, "one outside and one that spoke are no quorum");
+        assert_eq!(
+            w.state.next_deadline(),
+            None,
+            "one outside and one that spoke are no quorum"
+        );
         w.say(3, Action::Join { sequence: 1 }).unwrap();
         assert_eq!(w.state.next_deadline(), Some(Millis(w.now + GRACE)));
         w.wait(GRACE - 1);

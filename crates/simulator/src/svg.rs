@@ -3,7 +3,7 @@
 use crate::{clock::Micros, report::Report, trace::Row};
 use std::fmt::Write as _;
 
-/// Lanes; of larger networks every so-manieth node is drawn.
+/// Lanes; of larger networks only every second, third, … node is drawn.
 const LANES_MAX: usize = 64;
 const LANE: f64 = 14.0;
 const LEFT: f64 = 70.0;

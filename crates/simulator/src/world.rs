@@ -6,17 +6,18 @@ use crate::{
     clock::Micros,
     invariants::{Ledger, Violation},
     learner::Task,
+    merges::Computed,
     order::Order,
-    peer::{Cut, Disk, Fault, Life, Peer, Saved, Slow, Stored},
+    peer::{Cut, Disk, Fault, Peer, Saved, Slow, Stored},
     queue::Queue,
     random::Random,
     scenario::{self, Deed, Scenario},
     trace::Trace,
     transfers::{Transfers, Wake},
 };
-use atoll_ledger::{Planned, Roots, State};
+use atoll_ledger::{Roots, State};
 use atoll_node::{Effect, Input, Node, Timer};
-use atoll_outer::{ErrorFeedback, OuterState, Replica};
+use atoll_outer::{ErrorFeedback, OuterState};
 use atoll_protocol::{Charter, Keypair, Layout, Millis, PeerId, Round, transaction::SignedTransaction};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -97,15 +98,6 @@ pub(crate) enum Happening {
     Tick,
 }
 
-/// A merge that somebody has computed: who starts from the same and merges the same gets the same.
-struct Computed {
-    round: Round,
-    base: Roots,
-    plan: Vec<Planned>,
-    state: Arc<OuterState>,
-    roots: Roots,
-}
-
 /// A run under way.
 pub struct World {
     pub(crate) scenario: Scenario,
@@ -139,9 +131,9 @@ pub struct World {
     pub(crate) slowest: f64,
     /// Checkpoints on which a quorum agreed.
     pub(crate) checkpoints: u32,
-    first: (Arc<OuterState>, Roots),
-    task: Box<dyn Task>,
-    computed: VecDeque<Computed>,
+    pub(crate) first: (Arc<OuterState>, Roots),
+    pub(crate) task: Box<dyn Task>,
+    pub(crate) computed: VecDeque<Computed>,
     tickets: u64,
     effects: Vec<Effect>,
     through: Vec<(u64, Micros)>,
@@ -336,76 +328,6 @@ impl World {
         self.peers[node as usize].lives(life)
     }
 
-    /// Power on: what is on disk is read, the machine begins, blocks are asked for.
-    fn start(&mut self, node: u32) {
-        self.coming -= 1;
-        let now = self.now;
-        let height = self.peers[node as usize].disk.height;
-        let state = self.order.state_at(height).clone();
-        let (theta, holds) = self.theta_on_disk(node, &state);
-        let peer = &mut self.peers[node as usize];
-        if peer.life.is_some() {
-            return; // it was on already
-        }
-        let saved = &peer.disk.saved;
-        let learner = self.task.learner(&self.charter);
-        let learner = learner.and_then(|mut learner| learner.restore(&saved.learner).map(|()| learner));
-        let learner = match learner {
-            Ok(learner) => learner,
-            Err(error) => return self.violated("learner", format!("node {node}: {error}")),
-        };
-        let feedback = match ErrorFeedback::from_bytes(&saved.feedback, self.layout.parameters) {
-            Ok(feedback) => feedback,
-            Err(error) => return self.violated("disk", format!("node {node} cannot read its private state: {error}")),
-        };
-        let (pending, round) = (saved.pending.clone(), state.round().number);
-        let current = pending.as_ref().map(|pending| pending.reveal.clone());
-        let current = current.filter(|reveal| reveal.round == round);
-        let theta = ((*theta).clone(), (holds.theta, holds.momentum));
-        let replica = Replica::new(self.charter.clone(), self.layout.clone(), theta, feedback, pending);
-        peer.lives += 1;
-        let life = peer.lives;
-        peer.life = Some(Life {
-            node: Node::new(peer.id, state.clone(), holds, current),
-            replica,
-            learner,
-            number: life,
-            next: height + 1,
-            last_delivery: now,
-            following: false,
-            jobs: VecDeque::new(),
-            busy: None,
-            adopting: None,
-            merging: None,
-            fetches: Vec::new(),
-            round,
-            base: state.core().roots,
-            timers: 0,
-        });
-        self.order.noticed[node as usize] = false;
-        self.trace.start(now, node, height);
-        self.keep_theta(node, state.core().roots, round); // a crash may have come before that
-        self.settle_old(node, round);
-        self.take_effects(node, usize::MAX, |machine, now, out| machine.start(now, out));
-        self.queue.push(now, Happening::CatchUp { node, life });
-        if self.order.view == 0 {
-            self.next_view();
-        }
-    }
-
-    /// The newest θ on a node's disk, as the real node looks for it: the ledger's, the one before its last
-    /// merge, or the first.
-    fn theta_on_disk(&self, node: u32, state: &State) -> (Arc<OuterState>, Roots) {
-        let core = state.core();
-        let before = core.last_merge.as_ref().map(|last| last.base);
-        let thetas = &self.peers[node as usize].disk.thetas;
-        let found = [Some(core.roots), before].into_iter().flatten().find_map(|roots| {
-            let stored = thetas.get(&roots)?;
-            Some((stored.state.clone(), roots))
-        });
-        found.unwrap_or_else(|| self.first.clone())
-    }
-
     /// One step of a node's machine; a crash that is due cuts its effects short.
     pub(crate) fn step(&mut self, node: u32, input: Input) {
         self.trace.input(self.now, node, &input);
@@ -422,7 +344,12 @@ impl World {
         }
     }
 
-    fn take_effects(&mut self, node: u32, most: usize, act: impl FnOnce(&mut Node, Millis, &mut Vec<Effect>)) {
+    pub(crate) fn take_effects(
+        &mut self,
+        node: u32,
+        most: usize,
+        act: impl FnOnce(&mut Node, Millis, &mut Vec<Effect>),
+    ) {
         let mut effects = std::mem::take(&mut self.effects);
         let peer = &mut self.peers[node as usize];
         let now = self.now.shown(peer.profile.skew_ms);
@@ -462,61 +389,6 @@ impl World {
         self.wake_lines([wake, None]);
     }
 
-    /// θ and momentum after a node's merge: computed by it, or by whoever did so before from the same.
-    pub(crate) fn merged(
-        &mut self,
-        node: u32,
-        round: Round,
-        plan: &[Planned],
-    ) -> Result<(Arc<OuterState>, Roots), String> {
-        let Some(life) = self.peers[node as usize].life.as_ref() else {
-            return Err("the node is down".into());
-        };
-        let (theta, momentum) = life.replica.roots();
-        let base = Roots { theta, momentum };
-        let same = |known: &&Computed| known.round == round && known.base == base && known.plan == plan;
-        let known = self
-            .computed
-            .iter()
-            .find(same)
-            .map(|known| (known.state.clone(), known.roots));
-        if let Some(known) = known
-            .as_ref()
-            .filter(|_| !self.computes(node, u64::from(round.0) << 32 | 1))
-        {
-            return Ok(known.clone());
-        }
-        let mut inputs = Vec::with_capacity(plan.len());
-        for entry in plan {
-            let id = self.blobs.find(&entry.blob).ok_or("a planned blob does not exist")?;
-            let blob = self.blobs.get(id);
-            let contribution = blob.read.as_ref().map_err(ToString::to_string)?;
-            if blob.base != base.theta {
-                return Err(format!("blob {} was made from other parameters", entry.blob.short()));
-            }
-            inputs.push((entry.peer, entry.tokens, contribution));
-        }
-        let state = life.replica.merged(&inputs).map_err(|error| error.to_string())?;
-        let (theta, momentum) = state.roots();
-        let roots = Roots { theta, momentum };
-        if known.is_some_and(|(_, known)| known != roots) {
-            self.violated(
-                "merge",
-                format!("round {round}: node {node} merges the same to another root"),
-            );
-        }
-        let state = Arc::new(state);
-        self.computed.retain(|known| known.round.0 + 2 > round.0);
-        self.computed.push_back(Computed {
-            round,
-            base,
-            plan: plan.to_vec(),
-            state: state.clone(),
-            roots,
-        });
-        Ok((state, roots))
-    }
-
     fn tick(&mut self) {
         self.check_stores();
         self.check_progress();
@@ -542,27 +414,6 @@ impl World {
                     let idle = life.busy.is_none() && life.jobs.is_empty() && life.replica.pending().is_none();
                     idle && peer.disk.height == height && Roots { theta, momentum } == roots
                 })
-    }
-
-    /// Contributions by an earlier life to a round that is over are settled by the round's record.
-    fn settle_old(&mut self, node: u32, current: Round) {
-        let saved = &self.peers[node as usize].disk.saved;
-        let Some(old) = saved
-            .pending
-            .as_ref()
-            .map(|pending| pending.reveal.round)
-            .filter(|round| *round < current)
-        else {
-            return;
-        };
-        let me = self.peers[node as usize].id;
-        let record = self.order.records.iter().find(|record| record.round == old);
-        let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
-        let job = match merged {
-            true => crate::trainer::Job::Settle(old),
-            false => crate::trainer::Job::Restore(old),
-        };
-        self.order_job(node, job);
     }
 
     /// The loss of the first θ, and of the newest that somebody holds.

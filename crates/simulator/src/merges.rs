@@ -1,0 +1,73 @@
+//! Merges: computed by a node, or taken from whoever computed the same before.
+
+use crate::world::World;
+use atoll_ledger::{Planned, Roots};
+use atoll_outer::OuterState;
+use atoll_protocol::Round;
+use std::sync::Arc;
+
+/// A merge that somebody has computed: who starts from the same and merges the same gets the same.
+pub(crate) struct Computed {
+    round: Round,
+    base: Roots,
+    plan: Vec<Planned>,
+    state: Arc<OuterState>,
+    roots: Roots,
+}
+
+impl World {
+    /// θ and momentum after a node's merge: computed by it, or by whoever did so before from the same.
+    pub(crate) fn merged(
+        &mut self,
+        node: u32,
+        round: Round,
+        plan: &[Planned],
+    ) -> Result<(Arc<OuterState>, Roots), String> {
+        let Some(life) = self.peers[node as usize].life.as_ref() else {
+            return Err("the node is down".into());
+        };
+        let (theta, momentum) = life.replica.roots();
+        let base = Roots { theta, momentum };
+        let same = |known: &&Computed| known.round == round && known.base == base && known.plan == plan;
+        let known = self
+            .computed
+            .iter()
+            .find(same)
+            .map(|known| (known.state.clone(), known.roots));
+        if let Some(known) = known
+            .as_ref()
+            .filter(|_| !self.computes(node, u64::from(round.0) << 32 | 1))
+        {
+            return Ok(known.clone());
+        }
+        let mut inputs = Vec::with_capacity(plan.len());
+        for entry in plan {
+            let id = self.blobs.find(&entry.blob).ok_or("a planned blob does not exist")?;
+            let blob = self.blobs.get(id);
+            let contribution = blob.read.as_ref().map_err(ToString::to_string)?;
+            if blob.base != base.theta {
+                return Err(format!("blob {} was made from other parameters", entry.blob.short()));
+            }
+            inputs.push((entry.peer, entry.tokens, contribution));
+        }
+        let state = life.replica.merged(&inputs).map_err(|error| error.to_string())?;
+        let (theta, momentum) = state.roots();
+        let roots = Roots { theta, momentum };
+        if known.is_some_and(|(_, known)| known != roots) {
+            self.violated(
+                "merge",
+                format!("round {round}: node {node} merges the same to another root"),
+            );
+        }
+        let state = Arc::new(state);
+        self.computed.retain(|known| known.round.0 + 2 > round.0);
+        self.computed.push_back(Computed {
+            round,
+            base,
+            plan: plan.to_vec(),
+            state: state.clone(),
+            roots,
+        });
+        Ok((state, roots))
+    }
+}
