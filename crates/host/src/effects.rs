@@ -152,7 +152,12 @@ impl World {
         if record.merged.iter().any(|entry| entry.peer == self.source.me) {
             self.order(Order::Settle(record.round));
         }
-        // however many rounds are void: the θ that everyone stands on is never collected
+        self.keep_base().await
+    }
+
+    /// However many rounds are void: the θ that everyone stands on is never collected. Also done at every
+    /// start, since a crash may have come before the last time was on disk.
+    pub(crate) async fn keep_base(&self) -> anyhow::Result<()> {
         for root in [Some(self.base.theta), self.base.momentum].into_iter().flatten() {
             self.source.blobs.keep(&root, &Keep::Theta(self.round)).await?;
         }

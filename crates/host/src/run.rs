@@ -212,6 +212,7 @@ impl<T: FnMut(&Value)> Running<T> {
             inputs_in,
             agreed,
         )?;
+        world.keep_base().await?;
         first_orders.into_iter().for_each(|order| world.order(order));
         let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
         outcome.and(world.finish().await) // the trainer has ended before the folder is sealed

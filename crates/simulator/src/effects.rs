@@ -24,6 +24,8 @@ const RETRY: Micros = Micros::ms(300);
 const DIAL: Micros = Micros::s(3);
 /// How long a tardy node holds its commitment back.
 const TARDY: Micros = Micros::s(20);
+/// A statement that comes twice comes again within so long, included in a block by then or not.
+const TWICE: Micros = Micros::s(2);
 /// Bytes of a packet.
 const PACKET: u64 = 1_200;
 
@@ -102,8 +104,10 @@ impl World {
         for action in actions {
             let statement = self.signed(node, action);
             let twice = self.scenario.link.duplicate;
-            if self.peers[node as usize].random.chance(twice) {
-                self.accept(node, statement.clone());
+            let random = &mut self.peers[node as usize].random;
+            if random.chance(twice) {
+                let at = self.now.after(Micros(random.below(TWICE.0)));
+                self.queue.push(at, Happening::Late(node, Box::new(statement.clone())));
             }
             self.accept(node, statement);
         }

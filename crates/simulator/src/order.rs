@@ -52,7 +52,8 @@ pub(crate) struct Order {
     pub(crate) blocks: Vec<Arc<Applied>>,
     pub(crate) records: Vec<RoundRecord>,
     waiting: BTreeMap<u64, Waiting>,
-    shares: BTreeMap<u32, usize>,
+    /// Numbers of what waits, by signer.
+    by_signer: BTreeMap<u32, Vec<u64>>,
     numbers: u64,
     pub(crate) view: u64,
     view_since: Micros,
@@ -70,7 +71,7 @@ impl Order {
             blocks: Vec::new(),
             records: Vec::new(),
             waiting: BTreeMap::new(),
-            shares: BTreeMap::new(),
+            by_signer: BTreeMap::new(),
             numbers: 0,
             view: 0,
             view_since: Micros(0),
@@ -108,9 +109,9 @@ impl Order {
 
     fn forget(&mut self, number: u64) {
         if let Some(gone) = self.waiting.remove(&number)
-            && let Some(share) = self.shares.get_mut(&gone.from)
+            && let Some(own) = self.by_signer.get_mut(&gone.from)
         {
-            *share -= 1;
+            own.retain(|other| *other != number);
         }
     }
 }
@@ -120,13 +121,20 @@ impl World {
     /// node never has them waiting.
     pub(crate) fn accept(&mut self, from: u32, statement: SignedTransaction) {
         let order = &mut self.order;
-        let share = order.shares.entry(from).or_default();
-        if *share >= SIGNER_TRANSACTIONS_MAX {
+        let own = order.by_signer.entry(from).or_default();
+        let same = |number: &u64| {
+            let waiting = order.waiting.get(number);
+            waiting.is_some_and(|waiting| waiting.statement.signature == statement.signature)
+        };
+        if own.iter().any(same) {
+            return; // it waits once, however often it is said
+        }
+        if own.len() >= SIGNER_TRANSACTIONS_MAX {
             let text = format!("node {from} has {SIGNER_TRANSACTIONS_MAX} statements waiting and makes another");
             return self.violated("bounded", text);
         }
-        *share += 1;
         order.numbers += 1;
+        own.push(order.numbers);
         let (number, since) = (order.numbers, self.now);
         let waiting = Waiting {
             number,

@@ -45,7 +45,7 @@ pub(crate) enum Happening {
         node: u32,
         life: u32,
     },
-    /// A statement that its author held back.
+    /// A statement that its author held back, or that comes again.
     Late(u32, Box<SignedTransaction>),
     Deliver {
         node: u32,
