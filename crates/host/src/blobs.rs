@@ -193,8 +193,13 @@ impl Blobs {
     /// [`Self::add`] before its index is on disk.
     pub async fn add_durably(&self, bytes: impl Into<Bytes>, keep: &Keep) -> Result<Hash, BlobsError> {
         let hash = self.add(bytes, keep).await?;
-        self.store.sync_db().await.map_err(store_error)?;
+        self.sync().await?;
         Ok(hash)
+    }
+
+    /// Returns when everything that was added or fetched, and why it is kept, survives a crash.
+    pub async fn sync(&self) -> Result<(), BlobsError> {
+        self.store.sync_db().await.map_err(store_error)
     }
 
     /// Keeps `hash`, which need not be here yet.

@@ -113,7 +113,13 @@ impl World {
     pub(crate) async fn carry_out(&mut self, effect: Effect) -> anyhow::Result<()> {
         while self.tasks.try_join_next().is_some() {}
         match effect {
-            Effect::Submit(action) => self.submit(action),
+            Effect::Submit(action) => {
+                // "I hold these" must survive a power failure: a quorum's word is all that a plan stands on
+                if let Action::Check { .. } = action {
+                    self.source.blobs.sync().await?;
+                }
+                self.submit(action);
+            }
             Effect::Train { round, share } => {
                 self.stop_training = Arc::default();
                 self.order(Order::Train(round, share, self.stop_training.clone()));

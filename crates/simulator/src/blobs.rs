@@ -60,6 +60,11 @@ impl Blobs {
         id
     }
 
+    /// How many there are: the number that the next one gets.
+    pub(crate) fn count(&self) -> BlobId {
+        self.all.len() as BlobId
+    }
+
     pub(crate) fn find(&self, hash: &Hash) -> Option<BlobId> {
         self.by_hash.get(hash).copied()
     }

@@ -103,6 +103,10 @@ impl World {
         }
         for action in actions {
             let statement = self.signed(node, action);
+            if let Action::Check { .. } = statement.body.action {
+                self.sync_then_say(node, statement);
+                continue;
+            }
             let twice = self.scenario.link.duplicate;
             let random = &mut self.peers[node as usize].random;
             if random.chance(twice) {
@@ -110,6 +114,16 @@ impl World {
                 self.queue.push(at, Happening::Late(node, Box::new(statement.clone())));
             }
             self.accept(node, statement);
+        }
+    }
+
+    /// A check says what is held, so that must be safe first.
+    fn sync_then_say(&mut self, node: u32, statement: SignedTransaction) {
+        let peer = &mut self.peers[node as usize];
+        let safe = peer.write(self.now, 0);
+        if let Some(life) = peer.life.as_ref().map(|life| life.number) {
+            let statement = Box::new(statement);
+            self.queue.push(safe, Happening::Synced { node, life, statement });
         }
     }
 

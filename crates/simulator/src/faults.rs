@@ -131,7 +131,7 @@ impl World {
         peer.disk
             .thetas
             .retain(|roots, stored| roots.momentum.is_none() || !young(stored) || random.chance(0.5));
-        let round = life.round;
+        let (round, synced) = (life.round, peer.disk.synced);
         if let Some(busy) = life.busy
             && random.chance(0.5)
         {
@@ -140,7 +140,7 @@ impl World {
         let unsafe_blobs: Vec<_> = self
             .blobs
             .since(round)
-            .filter(|id| self.blobs.get(*id).owner != node)
+            .filter(|id| self.blobs.get(*id).owner != node && *id >= synced)
             .collect();
         for id in unsafe_blobs {
             if random.chance(0.5) {

@@ -40,6 +40,8 @@ pub(crate) struct Disk {
     pub(crate) thetas: BTreeMap<Roots, Stored>,
     /// Contributions to earlier rounds are collected.
     pub(crate) collected: Round,
+    /// Blobs below this number that are held are safe.
+    pub(crate) synced: BlobId,
     /// Until then it is busy.
     pub(crate) free_at: Micros,
 }

@@ -45,6 +45,12 @@ pub(crate) enum Happening {
         node: u32,
         life: u32,
     },
+    /// What a node holds is safe, as its statement says.
+    Synced {
+        node: u32,
+        life: u32,
+        statement: Box<SignedTransaction>,
+    },
     /// A statement that its author held back, or that comes again.
     Late(u32, Box<SignedTransaction>),
     Deliver {
@@ -301,6 +307,10 @@ impl World {
             Happening::Deliver { node, life, height } if self.lives(node, life) => self.deliver(node, life, height),
             Happening::Stored { node, life, height } if self.lives(node, life) => self.block_stored(node, height),
             Happening::CatchUp { node, life } if self.lives(node, life) => self.catch_up(node),
+            Happening::Synced { node, life, statement } if self.lives(node, life) => {
+                self.peers[node as usize].disk.synced = self.blobs.count();
+                self.accept(node, *statement);
+            }
             Happening::Timer { node, life, timer } if self.lives(node, life) => {
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.timers -= 1;
@@ -467,6 +477,7 @@ fn peer(
             },
             thetas: BTreeMap::from([(first.1, theta)]),
             collected: Round(0),
+            synced: 0,
             free_at: Micros(0),
         },
         life: None,
