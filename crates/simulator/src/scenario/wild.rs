@@ -119,7 +119,9 @@ impl Scenario {
             },
             _ => match of_a_round[random.below(6) as usize] {
                 // More liars than a third can close a round; so it is meant.
-                Deed::OtherRoot if node >= (self.nodes - 1) / 3 => Event::in_round(Deed::MergeFails, node, round),
+                Deed::OtherRoot | Deed::Hasty if node >= (self.nodes - 1) / 3 => {
+                    Event::in_round(Deed::MergeFails, node, round)
+                }
                 deed => Event::in_round(deed, node, round),
             },
         }
