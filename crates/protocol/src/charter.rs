@@ -1,10 +1,10 @@
 //! The charter: everything that is agreed before the first round. Its hash is the genesis hash.
 
 use crate::{
-    Fraction, Hash, InnerSteps, Millis, Nano, PeerId, encode,
+    Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Round, encode,
     ids::Domain,
     layout,
-    limits::{DEADLINE_MS_MIN, MEMBERS_MAX, NAME_BYTES_MAX, PARAMETERS_MAX, ROUNDS_MAX},
+    limits::{DEADLINE_MS_MIN, MEMBERS_MAX, NAME_BYTES_MAX, PARAMETERS_MAX, RANK_MAX, ROUNDS_MAX},
 };
 use alloc::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use thiserror::Error;
 
 /// The only version there is.
-pub const CHARTER_VERSION: u16 = 1;
+pub const CHARTER_VERSION: u16 = 2;
 
 /// The rules of a run. Two nodes work together if and only if they hold the same charter.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -38,7 +38,7 @@ pub struct Charter {
     /// How merged pseudo-gradients move θ.
     pub outer: OuterOptimizer,
     /// How pseudo-gradients travel.
-    pub codec: Codec,
+    pub compression: Compression,
     /// When the ledger goes on.
     pub deadlines: Deadlines,
     /// Who may take part; all of them validate. Ascending by key, without repeats.
@@ -104,9 +104,29 @@ pub struct RoundRules {
     pub checkpoint_every: u32,
     /// Rounds a peer may miss in a row before it must join again.
     pub absent_max: u32,
+    /// What a peer does while its contribution travels.
+    pub overlap: Overlap,
 }
 
-/// AdamW with global-norm clipping and a cosine schedule on the global step.
+/// What a peer does from the moment its contribution is encoded until the next θ is there. It trains on,
+/// at most H steps, from some weights s to w; then θ^{t+1} + (w − s) is where the next round goes on, and
+/// the steps count as that round's first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Overlap {
+    /// It waits.
+    None,
+    /// s are its own weights, as when it sent. Streaming DiLoCo (arXiv:2501.18512), of one fragment.
+    Steps,
+    /// s is θ^t moved by its own share of the outer step, for a transfer that takes about a whole round.
+    /// Eager updates (arXiv:2502.12996).
+    Eager,
+    /// s is θ^t: the next contribution knows nothing of the last. DiLoCoX (arXiv:2506.21263).
+    Round,
+    /// [`Overlap::Steps`], or [`Overlap::Eager`] where transfers were found to take most of a round.
+    Auto,
+}
+
+/// AdamW with global-norm clipping and a cosine schedule on the global step; Muon for matrices, if wanted.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct InnerOptimizer {
     /// Peak learning rate.
@@ -125,6 +145,21 @@ pub struct InnerOptimizer {
     pub eps: Nano,
     /// Largest global gradient norm.
     pub clip: Nano,
+    /// What moves matrices between two activations. Embeddings and gains are AdamW's.
+    pub matrices: Matrices,
+}
+
+/// An inner optimizer for matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Matrices {
+    /// As everything else.
+    AdamW,
+    /// Momentum, made orthogonal by Newton–Schulz, scaled to the size of an AdamW step, so that rate and
+    /// decay are the same (arXiv:2502.16982).
+    Muon {
+        /// Nesterov momentum.
+        momentum: Nano,
+    },
 }
 
 /// The outer optimizer. Its learning rate is applied here and nowhere else.
@@ -139,16 +174,46 @@ pub enum OuterOptimizer {
     Nesterov {
         /// Learning rate.
         lr: Nano,
-        /// μ.
+        /// μ, at the most.
         momentum: Nano,
+        /// w: in round t, from 0, μ is at most t / (t + w), so that it averages over no more rounds than a
+        /// w-th of those there were, and one.
+        warmup: u32,
+    },
+}
+
+/// How the codec of each round is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Compression {
+    /// The same in every round.
+    Fixed(Codec),
+    /// The ledger takes it from a ladder of codecs by what peers measured.
+    Auto {
+        /// β in e ← β·e + δ.
+        feedback: Nano,
+    },
+    /// Low rank, with rank and H that follow the effective rank that peers measured. DiLoCoX
+    /// (arXiv:2506.21263), Algorithm 3.
+    EffectiveRank {
+        /// The first rank, and the largest.
+        rank: u32,
+        /// Rounds over which the effective rank is averaged.
+        window: u32,
+        /// β in e ← β·e + δ.
+        feedback: Nano,
     },
 }
 
 /// How a pseudo-gradient is encoded.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
 pub enum Codec {
     /// f32, the baseline.
     Dense,
+    /// Eight bits a value, one scale a block, error feedback with this decay β.
+    Int8 {
+        /// β in e ← β·e + δ.
+        feedback: Nano,
+    },
     /// Four bits a value, one scale a block, error feedback with this decay β.
     Int4 {
         /// β in e ← β·e + δ.
@@ -161,9 +226,17 @@ pub enum Codec {
         /// β in e ← β·e + δ.
         feedback: Nano,
     },
+    /// Matrices as P·Qᵀ, P in eight bits and Q in four, the rest as [`Codec::Int4`].
+    LowRank {
+        /// Columns of P and Q.
+        rank: u32,
+        /// β in e ← β·e + δ.
+        feedback: Nano,
+    },
 }
 
-/// Lengths of time. Blocks carry the clock; nothing else does.
+/// Lengths of time. Blocks carry the clock; nothing else does. Of the phases of a round these are the
+/// longest; the ledger shortens them to what peers were found to need.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Deadlines {
     /// After a quorum has committed, how long the rest may still commit.
@@ -176,6 +249,9 @@ pub struct Deadlines {
     pub merge: Millis,
     /// An empty block at the latest after this long.
     pub heartbeat: Millis,
+    /// k: a phase lasts no longer than the median of what peers needed in past rounds and k times the
+    /// median deviation from it; 0 leaves every phase its longest.
+    pub deviations: u32,
 }
 
 /// Somebody who may take part.
@@ -282,7 +358,7 @@ impl Charter {
         self.round.validate(&self.model)?;
         self.inner.validate()?;
         self.outer.validate()?;
-        self.codec.validate()?;
+        self.compression.validate()?;
         self.deadlines.validate()?;
         self.validate_members()
     }
@@ -390,18 +466,58 @@ impl InnerOptimizer {
         within_nano("inner.beta1", self.beta1, Nano(0), below_one)?;
         within_nano("inner.beta2", self.beta2, Nano(0), below_one)?;
         within_nano("inner.eps", self.eps, Nano(1), Nano(1_000_000))?;
-        within_nano("inner.clip", self.clip, Nano(1), Nano(1_000 * Nano::ONE.0))
+        within_nano("inner.clip", self.clip, Nano(1), Nano(1_000 * Nano::ONE.0))?;
+        match self.matrices {
+            Matrices::AdamW => Ok(()),
+            Matrices::Muon { momentum } => within_nano("inner.momentum", momentum, Nano(0), below_one),
+        }
     }
 }
 
 impl OuterOptimizer {
+    /// μ in `round`: at most t / (t + w), so that a short run, and the start of a long one, are not carried
+    /// on by pseudo-gradients that no longer hold. None where there is no momentum.
+    pub fn momentum_in(&self, round: Round) -> Option<Nano> {
+        match self {
+            Self::Sgd { .. } => None,
+            Self::Nesterov { momentum, warmup: 0, .. } => Some(*momentum),
+            Self::Nesterov { momentum, warmup, .. } => {
+                let (t, w) = (u64::from(round.0), u64::from(*warmup));
+                Some(Nano(t * Nano::ONE.0 / (t + w)).min(*momentum))
+            }
+        }
+    }
+
     fn validate(&self) -> Result<(), CharterError> {
         match self {
             Self::Sgd { lr } => within_nano("outer.lr", *lr, Nano(1), Nano(2 * Nano::ONE.0)),
-            Self::Nesterov { lr, momentum } => {
+            Self::Nesterov { lr, momentum, warmup } => {
                 within_nano("outer.lr", *lr, Nano(1), Nano(2 * Nano::ONE.0))?;
-                within_nano("outer.momentum", *momentum, Nano(0), Nano(Nano::ONE.0 - 1))
+                within_nano("outer.momentum", *momentum, Nano(0), Nano(Nano::ONE.0 - 1))?;
+                within("outer.warmup", (*warmup).into(), 0, ROUNDS_MAX.into())
             }
+        }
+    }
+}
+
+impl Compression {
+    /// The codec of the first round.
+    pub fn first(&self) -> Codec {
+        match self {
+            Self::Fixed(codec) => codec.clone(),
+            Self::Auto { feedback } => Codec::Int4 { feedback: *feedback },
+            Self::EffectiveRank { rank, feedback, .. } => Codec::LowRank {
+                rank: *rank,
+                feedback: *feedback,
+            },
+        }
+    }
+
+    fn validate(&self) -> Result<(), CharterError> {
+        self.first().validate()?;
+        match self {
+            Self::EffectiveRank { window, .. } => within("codec.window", (*window).into(), 1, 64),
+            Self::Fixed(_) | Self::Auto { .. } => Ok(()),
         }
     }
 }
@@ -411,7 +527,10 @@ impl Codec {
     pub fn feedback(&self) -> Nano {
         match self {
             Self::Dense => Nano(0),
-            Self::Int4 { feedback } | Self::Sparse { feedback, .. } => *feedback,
+            Self::Int8 { feedback }
+            | Self::Int4 { feedback }
+            | Self::Sparse { feedback, .. }
+            | Self::LowRank { feedback, .. } => *feedback,
         }
     }
 
@@ -419,7 +538,8 @@ impl Codec {
         within_nano("codec.feedback", self.feedback(), Nano(0), Nano::ONE)?;
         match self {
             Self::Sparse { k, .. } => within("codec.k", (*k).into(), 1, 4096),
-            Self::Dense | Self::Int4 { .. } => Ok(()),
+            Self::LowRank { rank, .. } => within("codec.rank", (*rank).into(), 1, RANK_MAX.into()),
+            Self::Dense | Self::Int8 { .. } | Self::Int4 { .. } => Ok(()),
         }
     }
 }
@@ -431,7 +551,8 @@ impl Deadlines {
         within("deadlines.reveal_ms", self.reveal.0, DEADLINE_MS_MIN, DAY_MS)?;
         within("deadlines.check_ms", self.check.0, DEADLINE_MS_MIN, DAY_MS)?;
         within("deadlines.merge_ms", self.merge.0, DEADLINE_MS_MIN, DAY_MS)?;
-        within("deadlines.heartbeat_ms", self.heartbeat.0, 1000, DAY_MS)
+        within("deadlines.heartbeat_ms", self.heartbeat.0, 1000, DAY_MS)?;
+        within("deadlines.deviations", self.deviations.into(), 0, 1000)
     }
 }
 
@@ -474,6 +595,7 @@ pub(crate) mod tests {
                 retention: 0,
                 checkpoint_every: 1,
                 absent_max: 2,
+                overlap: Overlap::None,
             },
             inner: InnerOptimizer {
                 lr: Nano(3_000_000),
@@ -484,15 +606,17 @@ pub(crate) mod tests {
                 beta2: Nano(950_000_000),
                 eps: Nano(10),
                 clip: Nano::ONE,
+                matrices: Matrices::AdamW,
             },
             outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-            codec: Codec::Int4 { feedback: Nano::ONE },
+            compression: Compression::Fixed(Codec::Int4 { feedback: Nano::ONE }),
             deadlines: Deadlines {
                 grace: Millis(2_000),
                 reveal: Millis(5_000),
                 check: Millis(10_000),
                 merge: Millis(10_000),
                 heartbeat: Millis(60_000),
+                deviations: 0,
             },
             members: vec![
                 Member {
@@ -519,8 +643,8 @@ pub(crate) mod tests {
     #[test]
     fn impossible_values_are_refused_by_name() {
         type Change = fn(&mut Charter);
-        let table: [(&str, Change); 14] = [
-            ("version", |c| c.version = 2),
+        let table: [(&str, Change); 15] = [
+            ("version", |c| c.version = 1),
             ("name", |c| c.name = "a\nb".into()),
             ("model.kv_heads", |c| c.model.kv_heads = 3),
             ("model.head_width", |c| c.model.head_width = 7),
@@ -542,11 +666,19 @@ pub(crate) mod tests {
                 c.outer = OuterOptimizer::Nesterov {
                     lr: Nano::ONE,
                     momentum: Nano::ONE,
+                    warmup: 0,
                 }
             }),
             ("codec.k", |c| {
-                c.codec = Codec::Sparse {
+                c.compression = Compression::Fixed(Codec::Sparse {
                     k: 5000,
+                    feedback: Nano(0),
+                })
+            }),
+            ("codec.window", |c| {
+                c.compression = Compression::EffectiveRank {
+                    rank: 8,
+                    window: 0,
                     feedback: Nano(0),
                 }
             }),
@@ -561,6 +693,21 @@ pub(crate) mod tests {
             let error = charter.validate().expect_err(field);
             assert_eq!(error.field, field, "{error}");
         }
+    }
+
+    #[test]
+    fn momentum_warms_up() {
+        let outer = |warmup| OuterOptimizer::Nesterov {
+            lr: Nano::ONE,
+            momentum: Nano(900_000_000),
+            warmup,
+        };
+        let table = [(0, 0, 900), (10, 0, 0), (10, 10, 500), (10, 89, 898), (10, 90, 900), (10, u32::MAX, 900)];
+        for (warmup, round, milli) in table {
+            let nano = outer(warmup).momentum_in(Round(round)).expect("Nesterov");
+            assert_eq!(nano.0 / 1_000_000, milli, "round {round}, warm-up {warmup}");
+        }
+        assert_eq!(OuterOptimizer::Sgd { lr: Nano::ONE }.momentum_in(Round(5)), None);
     }
 
     #[test]

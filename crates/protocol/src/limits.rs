@@ -21,6 +21,8 @@ pub const PARAMETERS_MAX: u64 = BLOB_BYTES_MAX / 4;
 pub const CHARTER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a name of a run or a member.
 pub const NAME_BYTES_MAX: usize = 64;
+/// Columns of a low-rank factor.
+pub const RANK_MAX: u32 = 1024;
 /// Rounds in one run.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// How far a block's time may be ahead of a validator's own clock.

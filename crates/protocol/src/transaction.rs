@@ -78,12 +78,45 @@ pub struct Reveal {
     pub bytes: ByteCount,
     /// Inner steps taken.
     pub steps: InnerSteps,
+    /// Those of them that were taken while the contribution before travelled, if any.
+    pub ahead: Option<Ahead>,
     /// Tokens trained on: the contribution's weight.
     pub tokens: Tokens,
     /// Mean training loss over the round's inner steps.
     pub train_loss: MicroNats,
     /// Loss of θ^t on the slice of held-out rows that this peer evaluates in this round.
     pub held_out: MicroNats,
+    /// What encoding it showed: from this the ledger chooses the codecs of later rounds.
+    pub measured: Measured,
+}
+
+/// Inner steps taken before their round opened; see [`crate::charter::Overlap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Ahead {
+    /// Where they began.
+    pub from: AheadFrom,
+    /// How many; at most the contribution's.
+    pub steps: InnerSteps,
+}
+
+/// Weights from which a peer trains on while its contribution travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum AheadFrom {
+    /// Its own, as when it sent.
+    Own,
+    /// θ^t moved by its own share of the outer step.
+    Eager,
+    /// θ^t.
+    Theta,
+}
+
+/// What a peer measured while it encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Measured {
+    /// ‖e‖ / ‖δ‖ in thousandths, e being what the codec left.
+    pub residual_milli: u32,
+    /// Mean effective rank of the matrices in thousandths; 0 where the codec is not of low rank.
+    pub rank_milli: u32,
 }
 
 /// One refused contribution.
