@@ -1,6 +1,6 @@
 //! What a block changed, in order: every view of a run is a fold over these.
 
-use crate::{Evidence, Planned, Roots};
+use crate::{Evidence, Planned, Roots, Terms};
 use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -29,6 +29,8 @@ pub struct RoundRecord {
     pub outcome: Outcome,
     /// When.
     pub closed_at: Millis,
+    /// How it was trained and encoded.
+    pub terms: Terms,
     /// Who could take part.
     pub roster: Vec<PeerId>,
     /// Who did not commit.
@@ -62,6 +64,8 @@ pub enum Event {
         round: Round,
         /// Its beacon.
         beacon: Hash,
+        /// How it is trained and encoded.
+        terms: Terms,
         /// Who takes part.
         roster: Vec<PeerId>,
     },

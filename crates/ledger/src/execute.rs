@@ -3,7 +3,7 @@
 use crate::{Checked, Committed, Event, Evidence, Peer, Phase, Refusal, Revealed, Roots, RoundState, Standing, State};
 use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{
-    Action, Domain, Hash, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction, Verified,
+    Action, Domain, Hash, InnerSteps, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction, Verified,
     charter::OuterOptimizer,
     limits::BLOB_BYTES_MAX,
     transaction::{Reveal, SignedTransaction, commitment},
@@ -194,12 +194,14 @@ impl State {
         let rules = &self.charter().round;
         let per_step = u64::from(rules.batch).saturating_mul(rules.sequence.into());
         let tokens = u64::from(reveal.steps.0).saturating_mul(per_step);
-        let possible = (1..=rules.inner_steps.0).contains(&reveal.steps.0) && reveal.tokens.0 == tokens;
+        let steps_max = self.round().terms.steps;
+        let ahead = reveal.ahead.map_or(InnerSteps(0), |ahead| ahead.steps);
+        let possible = (1..=steps_max.0).contains(&reveal.steps.0) && reveal.tokens.0 == tokens && ahead <= reveal.steps;
         if !possible {
             return Err(Refusal::Work {
                 steps: reveal.steps,
                 tokens: reveal.tokens,
-                steps_max: rules.inner_steps,
+                steps_max,
                 tokens_per_step: Tokens(per_step),
             });
         }

@@ -16,13 +16,17 @@ mod applied;
 pub mod assign;
 mod event;
 mod execute;
+mod pace;
 mod refusal;
 mod round;
 mod settle;
 mod state;
+mod terms;
 
 pub use applied::Applied;
 pub use event::{Event, Outcome, RoundRecord};
+pub use pace::{Pace, Spread, Window};
 pub use refusal::{BlockError, Refusal};
 pub use round::{Checked, Committed, Evidence, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing};
 pub use state::{CheckpointState, Core, LastMerge, State};
+pub use terms::{Observed, Terms};

@@ -1,8 +1,9 @@
 //! What the ledger remembers of peers and of the round under way.
 
+use crate::Terms;
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    ByteCount, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
+    ByteCount, CheckReason, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
     transaction::{Reveal, SignedTransaction},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -77,6 +78,16 @@ pub struct Checked {
     pub refused: Vec<RefusedReplica>,
 }
 
+impl Checked {
+    /// Whether it has all blobs.
+    fn is_full(&self) -> bool {
+        !self
+            .refused
+            .iter()
+            .any(|entry| entry.reason == CheckReason::Missing)
+    }
+}
+
 /// A contribution that is to be merged.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Planned {
@@ -121,8 +132,12 @@ pub struct RoundState {
     pub quorum_at: Option<Millis>,
     /// Drawn from the block before the round opened; nobody knew it earlier.
     pub beacon: Hash,
+    /// How it is trained and encoded.
+    pub terms: Terms,
     /// Who takes part, ascending.
     pub roster: Vec<PeerId>,
+    /// After which time in this phase its statements came, ascending.
+    pub arrivals: Vec<Millis>,
     /// Who committed.
     pub commits: BTreeMap<PeerId, Committed>,
     /// Who revealed.
@@ -137,14 +152,16 @@ pub struct RoundState {
 
 impl RoundState {
     /// A round that waits for peers.
-    pub(crate) fn gathering(number: Round, since: Millis) -> Self {
+    pub(crate) fn gathering(number: Round, since: Millis, terms: Terms) -> Self {
         Self {
             number,
             phase: Phase::Gathering,
             since,
             quorum_at: None,
             beacon: Hash::ZERO,
+            terms,
             roster: Vec::new(),
+            arrivals: Vec::new(),
             commits: BTreeMap::new(),
             reveals: BTreeMap::new(),
             checks: BTreeMap::new(),
@@ -157,6 +174,25 @@ impl RoundState {
         self.phase = phase;
         self.since = now;
         self.quorum_at = None;
+        self.arrivals.clear();
+    }
+
+    /// How many statements this phase has.
+    pub(crate) fn spoken(&self) -> usize {
+        match self.phase {
+            Phase::Gathering | Phase::Finished => 0,
+            Phase::Commit => self.commits.len(),
+            Phase::Reveal => self.reveals.len(),
+            // who gave up on a blob waited for its own clock, which says nothing of how long blobs travel
+            Phase::Check => self.checks.values().filter(|check| check.is_full()).count(),
+            Phase::Merge => self.roots.len(),
+        }
+    }
+
+    /// Notes when the statements of the block of `now` came.
+    pub(crate) fn note_arrivals(&mut self, now: Millis) {
+        let delay = Millis(now.0.saturating_sub(self.since.0));
+        self.arrivals.resize(self.spoken(), delay);
     }
 
     /// The place of `peer` in the roster.

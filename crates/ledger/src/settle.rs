@@ -1,21 +1,26 @@
 //! After a block's transactions: does the phase end, and what follows?
 
 use crate::{
-    CheckpointState, Event, LastMerge, Phase, Planned, Roots, RoundState, Standing, State,
+    CheckpointState, Event, LastMerge, Observed, Phase, Planned, Roots, RoundState, Standing, State, Terms,
     event::{Outcome, RoundRecord},
 };
 use alloc::{collections::BTreeMap, vec::Vec};
-use atoll_protocol::{CheckReason, Domain, Hash, MicroNats, Millis, PeerId, Refused, Round, Tokens, encode};
+use atoll_protocol::{
+    CheckReason, Domain, Hash, InnerSteps, MicroNats, Millis, PeerId, Refused, Round, Tokens, encode,
+    transaction::Measured,
+};
 
 impl State {
     /// Moves through as many phases as are complete at `now`. `parent` is the digest of the block
     /// before, from which a new round's beacon is drawn.
     pub(crate) fn settle(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) {
+        self.core_mut().round.note_arrivals(now);
         loop {
             let phase = self.round().phase;
             let moved = match phase {
                 Phase::Gathering => self.settle_gathering(now, parent, events),
                 Phase::Commit | Phase::Check | Phase::Merge if self.outgrown(now) => {
+                    self.record_pace();
                     self.end(Outcome::Outgrown, now, parent, events);
                     true
                 }
@@ -28,6 +33,39 @@ impl State {
             if !moved {
                 return;
             }
+        }
+    }
+
+    /// Keeps how long peers needed for the phase that is over.
+    fn record_pace(&mut self) {
+        let quorum_of = self.charter().round.quorum;
+        let core = self.core_mut();
+        let (round, pace) = (&core.round, &mut core.pace);
+        let (window, peers) = match round.phase {
+            Phase::Gathering | Phase::Finished => return,
+            Phase::Commit => (&mut pace.commit, round.roster.len()),
+            Phase::Reveal => (&mut pace.reveal, round.commits.len()),
+            Phase::Check => (&mut pace.check, round.roster.len()),
+            Phase::Merge => (&mut pace.merge, round.roster.len()),
+        };
+        window.record(&round.arrivals, peers, quorum_of.ceil_of(peers));
+    }
+
+    /// What the round showed that is closing, for the terms of the next.
+    fn observed(&self) -> Observed {
+        let (round, pace) = (self.round(), &self.core().pace);
+        let merged = round.plan.iter().filter_map(|entry| round.reveals.get(&entry.peer));
+        let measured: Vec<Measured> = merged.map(|revealed| revealed.reveal.measured).collect();
+        let median = |of: fn(&Measured) -> u32| {
+            let mut values: Vec<u32> = measured.iter().map(of).collect();
+            values.sort_unstable();
+            values.get(values.len() / 2).copied().unwrap_or(0)
+        };
+        Observed {
+            residual_milli: median(|measured| measured.residual_milli),
+            rank_milli: median(|measured| measured.rank_milli),
+            training: pace.commit.last().map(|spread| spread.median),
+            transfer: pace.check.last().map(|spread| spread.median),
         }
     }
 
@@ -77,25 +115,35 @@ impl State {
         let ready = self.grace_over(active, quorum, now) || active == members;
         if ready {
             let number = self.round().number;
-            self.open(number, now, parent, events);
+            let terms = self.round().terms.clone();
+            self.open(number, terms, now, parent, events);
         }
         ready
     }
 
-    fn open(&mut self, number: Round, now: Millis, parent: Hash, events: &mut Vec<Event>) {
+    /// Inner steps of the run.
+    fn budget(&self) -> u64 {
+        let rules = &self.charter().round;
+        u64::from(rules.rounds) * u64::from(rules.inner_steps.0)
+    }
+
+    fn open(&mut self, number: Round, mut terms: Terms, now: Millis, parent: Hash, events: &mut Vec<Event>) {
         let roster = self.active();
-        let mut round = RoundState::gathering(number, now);
-        if number.0 >= self.charter().round.rounds {
+        let left = self.budget().saturating_sub(terms.first_step);
+        terms.steps = terms.steps.min(InnerSteps(u32::try_from(left).unwrap_or(u32::MAX)));
+        let mut round = RoundState::gathering(number, now, terms);
+        if left == 0 {
             round.phase = Phase::Finished;
             events.push(Event::Finished);
         } else if !roster.is_empty() {
             round.beacon = Hash::of(Domain::Beacon, &encode(&(self.core().genesis, parent, number)));
             round.phase = Phase::Commit;
             round.roster = roster;
-            let (beacon, roster) = (round.beacon, round.roster.clone());
+            let (beacon, roster, terms) = (round.beacon, round.roster.clone(), round.terms.clone());
             events.push(Event::RoundOpened {
                 round: number,
                 beacon,
+                terms,
                 roster,
             });
         }
@@ -106,8 +154,11 @@ impl State {
         let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
         let missing = |peer: &&PeerId| !round.commits.contains_key(*peer) && !self.is_excluded(peer);
         let (all, count) = (!round.roster.iter().any(|peer| missing(&peer)), round.commits.len());
-        let ready = self.grace_over(count, quorum, now) || all;
+        self.grace_over(count, quorum, now); // notes when the quorum was there
+        let over = count >= quorum && self.phase_ends().is_some_and(|end| now >= end);
+        let ready = over || all;
         if ready {
+            self.record_pace();
             self.core_mut().round.enter(Phase::Reveal, now);
             events.push(Event::RevealOpened(self.round().number));
         }
@@ -120,10 +171,12 @@ impl State {
             .commits
             .keys()
             .all(|peer| round.reveals.contains_key(peer) || self.is_excluded(peer));
-        let ready = all || now >= round.since.after(self.charter().deadlines.reveal);
+        let ready = all || self.phase_ends().is_some_and(|end| now >= end);
         if !ready {
             return false;
         }
+        self.record_pace();
+        let round = self.round();
         if round.reveals.is_empty() {
             self.end(Outcome::NobodyRevealed, now, parent, events);
         } else {
@@ -135,14 +188,16 @@ impl State {
 
     fn settle_check(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
         let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
+        // who committed and did not reveal is likely gone: nobody waits for its word
         let all = round
-            .commits
+            .reveals
             .keys()
             .all(|peer| round.checks.contains_key(peer) || self.is_excluded(peer));
-        let late = now >= round.since.after(self.charter().deadlines.check);
+        let late = self.phase_ends().is_some_and(|end| now >= end);
         if round.checks.len() < quorum || !(all || late) {
             return false;
         }
+        self.record_pace();
         let plan = self.plan(quorum);
         if plan.is_empty() {
             self.end(Outcome::NothingAccepted, now, parent, events);
@@ -208,15 +263,17 @@ impl State {
         let (round, charter) = (self.round(), self.charter());
         let needed = charter.decisive(round.roster.len());
         if let Some(roots) = round.agreed_roots(needed) {
+            self.record_pace();
             self.end(Outcome::Closed(roots), now, parent, events);
             return true;
         }
         let silent = |peer: &&PeerId| !round.roots.contains_key(*peer) && !self.is_excluded(peer);
         let silent = round.roster.iter().filter(|peer| silent(peer)).count();
         let hopeless = !round.roots.is_empty() && round.most_equal_roots() + silent < needed;
-        let late = now >= round.since.after(charter.deadlines.merge)
+        let late = self.phase_ends().is_some_and(|end| now >= end)
             && round.roots.len() >= charter.quorum(round.roster.len());
         if hopeless || late {
+            self.record_pace();
             self.end(Outcome::RootsSplit, now, parent, events);
         }
         hopeless || late
@@ -224,6 +281,8 @@ impl State {
 
     fn end(&mut self, outcome: Outcome, now: Millis, parent: Hash, events: &mut Vec<Event>) {
         let record = self.record(outcome, now);
+        let observed = matches!(outcome, Outcome::Closed(_)).then(|| self.observed());
+        let next = self.round().terms.next(self.charter(), record.round, observed);
         self.credit(&record, events);
         let core = self.core_mut();
         core.history = Hash::of(Domain::History, &encode(&(core.history, &record)));
@@ -232,13 +291,14 @@ impl State {
             core.last_merge = Some(LastMerge {
                 round: number,
                 base: core.roots,
+                terms: record.terms.clone(),
                 plan: record.merged.clone(),
             });
             core.roots = roots;
         }
         events.push(Event::RoundEnded(record));
-        self.checkpoint_due(number, events);
-        self.open(number.next(), now, parent, events);
+        self.checkpoint_due(number, next.first_step >= self.budget(), events);
+        self.open(number.next(), next, now, parent, events);
     }
 
     fn record(&self, outcome: Outcome, now: Millis) -> RoundRecord {
@@ -261,6 +321,7 @@ impl State {
             round: round.number,
             outcome,
             closed_at: now,
+            terms: round.terms.clone(),
             roster: round.roster.clone(),
             absent: without(&round.roster, &|peer| round.commits.contains_key(peer)),
             withheld: without(&committed, &|peer| round.reveals.contains_key(peer)),
@@ -293,10 +354,10 @@ impl State {
         }
     }
 
-    fn checkpoint_due(&mut self, ended: Round, events: &mut Vec<Event>) {
+    fn checkpoint_due(&mut self, ended: Round, last: bool, events: &mut Vec<Event>) {
         let rules = &self.charter().round;
         let count = u64::from(ended.0) + 1;
-        let due = count % u64::from(rules.checkpoint_every) == 0 || count == u64::from(rules.rounds);
+        let due = count % u64::from(rules.checkpoint_every) == 0 || last;
         if due {
             let roots: Roots = self.core().roots;
             self.core_mut().checkpoint = Some(CheckpointState {

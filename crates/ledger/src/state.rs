@@ -1,10 +1,13 @@
 //! The state after a block, and how a block is made, checked and applied.
 
-use crate::{Applied, BlockError, Event, Evidence, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing};
+use crate::{
+    Applied, BlockError, Event, Evidence, Pace, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing, Terms,
+    Window,
+};
 use alloc::{collections::BTreeMap, format, sync::Arc, vec::Vec};
 use atoll_protocol::{
     Block, Charter, Domain, Hash, Header, Height, MicroNats, Millis, PeerId, Round, encode,
-    limits::{BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, HEADER_BYTES_MAX, TRANSACTION_BYTES_MAX},
+    limits::{BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, DEADLINE_MS_MIN, HEADER_BYTES_MAX, TRANSACTION_BYTES_MAX},
     transaction::SignedTransaction,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -30,6 +33,8 @@ pub struct LastMerge {
     pub round: Round,
     /// Roots before it.
     pub base: Roots,
+    /// How its contributions were encoded, and how long they trained.
+    pub terms: Terms,
     /// What was merged, ascending by peer.
     pub plan: Vec<Planned>,
 }
@@ -52,6 +57,8 @@ pub struct Core {
     pub peers: BTreeMap<PeerId, Peer>,
     /// The round under way.
     pub round: RoundState,
+    /// How long peers needed for the phases of the last rounds.
+    pub pace: Pace,
     /// Running hash over all ended rounds.
     pub history: Hash,
     /// The newest checkpoint that is or was due.
@@ -91,7 +98,8 @@ impl State {
             },
             last_merge: None,
             peers: BTreeMap::new(),
-            round: RoundState::gathering(Round(0), Millis(0)),
+            round: RoundState::gathering(Round(0), Millis(0), Terms::first(charter)),
+            pace: Pace::default(),
             history: Hash::ZERO,
             checkpoint: None,
             evidence: BTreeMap::new(),
@@ -170,13 +178,34 @@ impl State {
         let (round, deadlines) = (&self.core.round, &self.charter.deadlines);
         let quorum = self.charter.quorum(round.roster.len());
         match round.phase {
-            Phase::Gathering | Phase::Commit => round.quorum_at.map(|at| at.after(deadlines.grace)),
-            Phase::Reveal => Some(round.since.after(deadlines.reveal)),
-            Phase::Check if round.checks.len() >= quorum => Some(round.since.after(deadlines.check)),
-            Phase::Merge if round.roots.len() >= quorum => Some(round.since.after(deadlines.merge)),
+            Phase::Gathering => round.quorum_at.map(|at| at.after(deadlines.grace)),
+            Phase::Commit if round.commits.len() >= quorum => self.phase_ends(),
+            Phase::Commit => round.quorum_at.map(|at| at.after(deadlines.grace)), // outgrown, see `settle`
+            Phase::Reveal => self.phase_ends(),
+            Phase::Check if round.checks.len() >= quorum => self.phase_ends(),
+            Phase::Merge if round.roots.len() >= quorum => self.phase_ends(),
             // outgrown, see `settle`
             Phase::Check | Phase::Merge => round.quorum_at.map(|at| at.after(deadlines.grace)),
             Phase::Finished => None,
+        }
+    }
+
+    /// When the phase is over for those who have a quorum and wait for the rest: limits are those of
+    /// [`Pace`]. After a quorum of commitments the rest have the grace window at the most.
+    pub fn phase_ends(&self) -> Option<Millis> {
+        let (round, longest, pace) = (&self.core.round, &self.charter.deadlines, &self.core.pace);
+        let limit = |window: &Window, most| window.limit(longest.deviations, most);
+        match round.phase {
+            Phase::Gathering | Phase::Finished => None,
+            Phase::Commit => {
+                let quorum_at = round.quorum_at?;
+                let latest = quorum_at.after(longest.grace);
+                let usual = round.since.after(limit(&pace.commit, Millis(u64::MAX)));
+                Some(usual.max(quorum_at.after(Millis(DEADLINE_MS_MIN))).min(latest))
+            }
+            Phase::Reveal => Some(round.since.after(limit(&pace.reveal, longest.reveal))),
+            Phase::Check => Some(round.since.after(limit(&pace.check, longest.check))),
+            Phase::Merge => Some(round.since.after(limit(&pace.merge, longest.merge))),
         }
     }
 

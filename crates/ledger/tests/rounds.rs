@@ -16,65 +16,11 @@ const GRACE: u64 = 2_000;
 const CHECK: u64 = 10_000;
 
 fn charter(keys: &[Keypair]) -> Charter {
-    let members = keys.iter().zip("abcdefgh".chars()).map(|(key, name)| Member {
-        name: name.into(),
-        key: key.peer(),
-    });
-    Charter {
-        version: CHARTER_VERSION,
-        name: "test".into(),
-        seed: 1,
-        model: Model {
-            vocab: 16,
-            width: 4,
-            layers: 1,
-            heads: 1,
-            kv_heads: 1,
-            head_width: 4,
-            ffn: 8,
-            context: 8,
-            rope_theta: 10_000,
-            norm_eps: Nano(10_000),
-            tied: true,
-            theta: Hash([9; 32]),
-            tokenizer: Hash::ZERO,
-        },
-        data: Data { manifest: Hash::ZERO },
-        round: RoundRules {
-            rounds: 3,
-            inner_steps: InnerSteps(4),
-            batch: 2,
-            sequence: 8,
-            held_out: 1,
-            quorum: Fraction {
-                numerator: 2,
-                denominator: 3,
-            },
-            retention: 0,
-            checkpoint_every: 2,
-            absent_max: 2,
-        },
-        inner: InnerOptimizer {
-            lr: Nano(1_000_000),
-            lr_min_ratio: Nano(0),
-            warmup: InnerSteps(0),
-            weight_decay: Nano(0),
-            beta1: Nano(0),
-            beta2: Nano(0),
-            eps: Nano(10),
-            clip: Nano::ONE,
-        },
-        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-        codec: Codec::Dense,
-        deadlines: Deadlines {
-            grace: Millis(GRACE),
-            reveal: Millis(5_000),
-            check: Millis(CHECK),
-            merge: Millis(10_000),
-            heartbeat: Millis(60_000),
-        },
-        members: members.collect(),
-    }
+    let members = keys.iter().zip("abcdefgh".chars());
+    let mut charter = tiny_charter(members.map(|(key, name)| (name.into(), key.peer())));
+    charter.model.theta = Hash([9; 32]);
+    charter.round.checkpoint_every = 2;
+    charter
 }
 
 /// A network of one ledger: statements go in, blocks are applied, events come out.
@@ -157,6 +103,8 @@ impl World {
             tokens: Tokens(64),
             train_loss: MicroNats(2_000_000 + who as u64),
             held_out: MicroNats(3_000_000),
+            ahead: None,
+            measured: Measured::default(),
         }
     }
 

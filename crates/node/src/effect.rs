@@ -1,8 +1,10 @@
 //! What goes in and what comes out.
 
 use alloc::{string::String, sync::Arc, vec::Vec};
-use atoll_ledger::{Applied, Planned, Roots, assign::Share};
-use atoll_protocol::{Action, CheckReason, Hash, MicroNats, Millis, PeerId, Round, transaction::Reveal};
+use atoll_ledger::{Applied, Planned, Roots, Terms, assign::Share};
+use atoll_protocol::{
+    Action, CheckReason, Hash, MicroNats, Millis, PeerId, Round, charter::Codec, transaction::Reveal,
+};
 
 /// A finished round's work: encoded, stored on disk, and noted so that a crash cannot make another.
 pub type Contribution = Reveal;
@@ -68,12 +70,16 @@ pub enum Timer {
 pub enum Effect {
     /// Sign and submit.
     Submit(Action),
-    /// Train from θ on this share and report [`Input::Trained`]. Replaces training under way.
+    /// Train from θ on this share and report [`Input::Trained`]. Replaces training under way. An open
+    /// contribution that was made from the same θ is reported again, as one to this round, in place of
+    /// training; one from another θ goes back into error feedback first.
     Train {
         /// The round.
         round: Round,
         /// What to read.
         share: Share,
+        /// How long to train, and how to encode.
+        terms: Terms,
     },
     /// Training under way is of no use any more: stop it.
     Abort,
@@ -83,6 +89,8 @@ pub enum Effect {
         peer: PeerId,
         /// As revealed.
         reveal: Reveal,
+        /// How it must be encoded.
+        codec: Codec,
     },
     /// Merge these into a copy of θ and report [`Input::Merged`] or [`Input::MergeFailed`]. Fetch what
     /// is not held: a peer that was away while the round was checked merges too.
@@ -91,13 +99,15 @@ pub enum Effect {
         round: Round,
         /// In this order.
         plan: Vec<Planned>,
+        /// How they are encoded, and how long they trained.
+        terms: Terms,
     },
     /// The merged copy is θ from now on.
     Advance(Roots),
     /// The merge asked for last is void: drop the copy, or the work on it.
     Discard,
-    /// One's own contribution was not merged: add it back to the error feedback, then forget it. (One
-    /// that the round's record names as merged is forgotten as it is.)
+    /// θ moved without one's own contribution: add it back to the error feedback, then forget it. (One
+    /// that the round's record names as merged is forgotten as it is; one to a void round is kept.)
     Restore(Round),
     /// Fetch θ with these roots from anyone who holds it, drop a merged copy of another θ, report
     /// [`Input::Adopted`]. Error feedback and optimizer moments stay. Replaces an adoption under way;

@@ -7,7 +7,7 @@ use crate::{
 use alloc::{string::String, vec::Vec};
 use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Millis, PeerId, RefusedReplica, Round,
+    Action, CheckReason, Millis, PeerId, Refused, RefusedReplica, Round,
     transaction::{Reveal, commitment},
 };
 
@@ -74,9 +74,9 @@ impl Node {
         let last = self.state.core().last_merge.as_ref();
         match last.filter(|last| last.base == self.holds && self.spoiled != Some(last.round)) {
             Some(last) => {
-                let (round, plan) = (last.round, last.plan.clone());
+                let (round, plan, terms) = (last.round, last.plan.clone(), last.terms.clone());
                 self.merge = Some(Merge::Late(round, agreed));
-                out.push(Effect::Merge { round, plan });
+                out.push(Effect::Merge { round, plan, terms });
             }
             None => {
                 self.activity = Activity::Adopting(agreed);
@@ -105,8 +105,13 @@ impl Node {
             replica: replica as u64,
             replicas,
         };
+        let terms = round.terms.clone();
         self.activity = Activity::Training(number);
-        out.push(Effect::Train { round: number, share });
+        out.push(Effect::Train {
+            round: number,
+            share,
+            terms,
+        });
     }
 
     fn commit_to(&self, mine: &Contribution) -> Effect {
@@ -122,13 +127,13 @@ impl Node {
             self.activity = Activity::Idle;
         }
         let round = self.state.round();
-        let in_time = contribution.round == round.number && round.phase == Phase::Commit;
-        if !in_time {
-            out.push(Effect::Restore(contribution.round));
-            self.train_or_commit(out);
+        if contribution.round != round.number {
+            self.train_or_commit(out); // what becomes of it is known when θ is next trained from
             return;
         }
-        out.push(self.commit_to(&contribution));
+        if round.phase == Phase::Commit {
+            out.push(self.commit_to(&contribution));
+        }
         self.mine = Some(contribution);
     }
 
@@ -155,8 +160,8 @@ impl Node {
         };
         if *verdict == Verdict::Unasked {
             *verdict = Verdict::Asked;
-            let reveal = reveal.clone();
-            out.push(Effect::Fetch { peer, reveal });
+            let (reveal, codec) = (reveal.clone(), self.state.round().terms.codec.clone());
+            out.push(Effect::Fetch { peer, reveal, codec });
         }
     }
 
@@ -247,9 +252,13 @@ impl Node {
         if started || adopting || self.holds != self.state.core().roots {
             return;
         }
-        let plan = round.plan.clone();
+        let (plan, terms) = (round.plan.clone(), round.terms.clone());
         self.merge = Some(Merge::Running(number));
-        out.push(Effect::Merge { round: number, plan });
+        out.push(Effect::Merge {
+            round: number,
+            plan,
+            terms,
+        });
     }
 
     pub(crate) fn on_merged(&mut self, round: Round, roots: Roots, out: &mut Vec<Effect>) {
@@ -310,7 +319,9 @@ impl Node {
         self.known = 0;
         if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
             let merged = record.merged.iter().any(|entry| entry.peer == self.me);
-            if !merged {
+            let moved = matches!(record.outcome, Outcome::Closed(_));
+            let unfit = |refused: &Refused| refused.peer == self.me && refused.reason != CheckReason::Missing;
+            if !merged && (moved || record.refused.iter().any(unfit)) {
                 out.push(Effect::Restore(mine.round));
             }
         }

@@ -20,9 +20,9 @@ pub mod theta;
 
 pub use blob::{BlobError, Contribution, blob_bytes_max};
 pub use codec::{EncodeError, Flaw, encode};
-pub use feedback::{ErrorFeedback, FeedbackError};
+pub use feedback::{Encoded, ErrorFeedback, FeedbackError};
 pub use merge::{MergeError, merge};
 pub use real::nano_f32;
-pub use replica::{Pending, Replica, ReplicaError};
-pub use step::{OuterState, StepError};
+pub use replica::{Ahead, Pending, Replica, ReplicaError};
+pub use step::{OuterRule, OuterState, StepError};
 pub use theta::{VectorError, pseudo_gradient, root, theta_bytes, theta_from_bytes};

@@ -3,19 +3,26 @@
 //!
 //! ```text
 //! contribute ─▶ pending ─▶ settle   (merged: what was sent is spent)
+//!                      ├─▶ repeat   (the round was void and θ is the same: sent again)
 //!                      └─▶ restore  (not merged: it goes back into e)
+//! go_ahead ─▶ inner steps ─▶ come_back  (while the contribution travels)
 //! merged ─▶ put_beside ─▶ advance   (a quorum has the same root)
 //!                     └─▶ discard
 //! ```
 
 use crate::{
     blob::{BlobError, Contribution},
-    feedback::{ErrorFeedback, FeedbackError},
+    feedback::{Encoded, ErrorFeedback, FeedbackError},
     merge::{MergeError, merge},
-    step::{OuterState, StepError},
-    theta::{VectorError, pseudo_gradient},
+    step::{OuterRule, OuterState, StepError},
+    theta::{VectorError, check_finite, check_len, pseudo_gradient},
 };
-use atoll_protocol::{Charter, Hash, Layout, PeerId, Round, Tokens, transaction::Reveal};
+use atoll_protocol::{
+    Charter, Hash, InnerSteps, Layout, PeerId, Round, Tokens,
+    charter::Codec,
+    transaction::{AheadFrom, Reveal},
+};
+use rayon::prelude::*;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -58,6 +65,24 @@ pub struct Pending {
     pub reveal: Reveal,
     /// Root of the θ that it was made from.
     pub base: Hash,
+    /// How it was encoded.
+    pub codec: Codec,
+}
+
+/// Where training began that goes on while a contribution travels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ahead {
+    /// Which weights these are.
+    pub from: AheadFrom,
+    /// s, P values.
+    start: Vec<f32>,
+}
+
+impl Ahead {
+    /// s, P values.
+    pub fn start(&self) -> &[f32] {
+        &self.start
+    }
 }
 
 /// One replica.
@@ -81,10 +106,11 @@ pub fn merged(
     inputs: &[(PeerId, Tokens, &Contribution)],
     charter: &Charter,
     layout: &Layout,
+    (round, steps): (Round, InnerSteps),
 ) -> Result<OuterState, ReplicaError> {
     let delta = merge(layout, inputs)?;
     let mut next = outer.clone();
-    next.step(&charter.outer, &delta)?;
+    next.step(OuterRule::of(&charter.outer, round, steps, charter.round.inner_steps), &delta)?;
     Ok(next)
 }
 
@@ -143,16 +169,68 @@ impl Replica {
     ///
     /// # Errors
     /// Where a value is not finite or lengths differ.
-    pub fn contribute(&mut self, local: &[f32]) -> Result<Vec<u8>, ReplicaError> {
+    pub fn contribute(&mut self, local: &[f32], codec: &Codec) -> Result<Encoded, ReplicaError> {
         let delta = pseudo_gradient(&self.outer.theta, local)?;
-        let (codec, base) = (&self.charter.codec, &self.roots.0);
-        Ok(self.feedback.contribute(delta, codec, &self.layout, base)?)
+        Ok(self.feedback.contribute(delta, codec, &self.layout, &self.roots.0)?)
     }
 
-    /// Notes what was said of the contribution just made.
-    pub fn set_pending(&mut self, reveal: Reveal) {
+    /// Notes what was said of the contribution just made with `codec`.
+    pub fn set_pending(&mut self, reveal: Reveal, codec: Codec) {
         let base = self.roots.0;
-        self.pending = Some(Pending { reveal, base });
+        self.pending = Some(Pending { reveal, base, codec });
+    }
+
+    /// The open contribution as one to `round`, if it still fits: made from this θ, in this codec, of no more
+    /// than `steps`. So a void round costs neither work nor bytes; and e does not take up the same way from
+    /// the same θ twice, as it would if the contribution went back and another was made.
+    pub fn repeat(&mut self, round: Round, codec: &Codec, steps: InnerSteps) -> Option<&Reveal> {
+        let base = self.roots.0;
+        let pending = self.pending.as_mut()?;
+        let fits = pending.base == base && pending.codec == *codec && pending.reveal.steps <= steps;
+        fits.then(|| {
+            pending.reveal.round = round;
+            &pending.reveal
+        })
+    }
+
+    /// Where to train on from while `contribution`, one of `replicas`, travels.
+    /// `local` is w as when it was made. See [`atoll_protocol::charter::Overlap`] for the papers.
+    ///
+    /// # Errors
+    /// Where a value is not finite or lengths differ.
+    pub fn go_ahead(
+        &self,
+        from: AheadFrom,
+        local: &[f32],
+        contribution: &Contribution,
+        replicas: usize,
+    ) -> Result<Ahead, ReplicaError> {
+        check_len("local weights", local.len(), self.outer.theta.len())?;
+        let start = match from {
+            AheadFrom::Own => local.to_vec(),
+            AheadFrom::Theta => self.outer.theta.clone(),
+            AheadFrom::Eager => {
+                let usual = self.charter.round.inner_steps;
+                let lr = OuterRule::of(&self.charter.outer, Round(0), usual, usual).lr();
+                let mut sums: Vec<f64> = self.outer.theta.iter().map(|theta| f64::from(*theta)).collect();
+                contribution.add_to(-f64::from(lr) / replicas.max(1) as f64, &mut sums)?;
+                sums.into_iter().map(|sum| sum as f32).collect()
+            }
+        };
+        check_finite("weights to train on from", &start)?;
+        Ok(Ahead { from, start })
+    }
+
+    /// θ + (w − s): where the round goes on whose first steps were taken ahead.
+    ///
+    /// # Errors
+    /// Where a value is not finite or lengths differ.
+    pub fn come_back(&self, ahead: &Ahead, local: &[f32]) -> Result<Vec<f32>, ReplicaError> {
+        check_len("local weights", local.len(), ahead.start.len())?;
+        let moved = self.outer.theta.par_iter().zip(&ahead.start).zip(local);
+        let weights: Vec<f32> = moved.map(|((theta, start), w)| theta + (w - start)).collect();
+        check_finite("local weights", &weights)?;
+        Ok(weights)
     }
 
     /// The contribution to `round` was merged. Whether that was open.
@@ -178,7 +256,7 @@ impl Replica {
             return Ok(false);
         };
         if let Some(blob) = blob {
-            let read = Contribution::read(blob, &self.layout, &self.charter.codec, &pending.base);
+            let read = Contribution::read(blob, &self.layout, &pending.codec, &pending.base);
             let contribution = read.map_err(|cause| ReplicaError::Own { round, cause })?;
             self.feedback.restore(&contribution)?;
         }
@@ -190,8 +268,12 @@ impl Replica {
     ///
     /// # Errors
     /// Where the contributions cannot be merged, or the step would leave the range of f32.
-    pub fn merged(&self, inputs: &[(PeerId, Tokens, &Contribution)]) -> Result<OuterState, ReplicaError> {
-        merged(&self.outer, inputs, &self.charter, &self.layout)
+    pub fn merged(
+        &self,
+        inputs: &[(PeerId, Tokens, &Contribution)],
+        terms: (Round, InnerSteps),
+    ) -> Result<OuterState, ReplicaError> {
+        merged(&self.outer, inputs, &self.charter, &self.layout, terms)
     }
 
     /// Holds a merged state beside θ until it is known whether a quorum has the same.

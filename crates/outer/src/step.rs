@@ -4,7 +4,7 @@ use crate::{
     real::nano_f32,
     theta::{VectorError, check_finite, check_len, root},
 };
-use atoll_protocol::{Hash, charter::OuterOptimizer};
+use atoll_protocol::{Hash, InnerSteps, Round, charter::OuterOptimizer};
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -48,19 +48,47 @@ pub struct OuterState {
     pub momentum: Option<Vec<f32>>,
 }
 
-/// One element's step. Every operation rounds to f32 on its own; Rust never fuses them.
-#[derive(Clone, Copy)]
-struct Rule {
+/// The outer optimizer's coefficients in one round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OuterRule {
     lr: f32,
-    mu: f32,
+    /// None where there is no momentum.
+    mu: Option<f32>,
+    /// Inner steps of the round as a multiple of the charter's.
+    length: f32,
 }
 
-impl Rule {
+impl OuterRule {
+    /// Those of `outer` in `round`, which has `steps` inner steps where the charter's rounds have `usual`.
+    pub fn of(outer: &OuterOptimizer, round: Round, steps: InnerSteps, usual: InnerSteps) -> Self {
+        let (OuterOptimizer::Sgd { lr } | OuterOptimizer::Nesterov { lr, .. }) = outer;
+        Self {
+            lr: nano_f32(*lr),
+            mu: outer.momentum_in(round).map(nano_f32),
+            length: steps.0 as f32 / usual.0.max(1) as f32,
+        }
+    }
+
+    pub(crate) fn lr(self) -> f32 {
+        self.lr
+    }
+}
+
+/// One element's step with momentum. Every operation rounds to f32 on its own; Rust never fuses them.
+#[derive(Clone, Copy)]
+struct Nesterov {
+    lr: f32,
+    mu: f32,
+    length: f32,
+}
+
+impl Nesterov {
     /// θ and v after the step. PyTorch's `SGD(nesterov=True)`: its first step sets v = Δ, which is what
-    /// v = 0 gives.
+    /// v = 0 gives. v counts as if every round had the charter's H: a pseudo-gradient grows with H, and
+    /// a short round must not be carried on by the momentum of long ones.
     fn next(self, theta: f32, v: f32, delta: f32) -> (f32, f32) {
-        let v = self.mu * v + delta;
-        (theta - self.lr * (delta + self.mu * v), v)
+        let v = self.mu * v + delta / self.length;
+        (theta - self.lr * (delta + self.length * (self.mu * v)), v)
     }
 }
 
@@ -77,29 +105,28 @@ impl OuterState {
     /// One step along −Δ:
     ///
     /// - SGD: θ ← θ − lr · Δ
-    /// - Nesterov: v ← μ · v + Δ; θ ← θ − lr · (Δ + μ · v)
+    /// - Nesterov: v ← μ · v + Δ / r; θ ← θ − lr · (Δ + r · μ · v), r being the round's H as a multiple of
+    ///   the charter's
     ///
+    /// The number of peers needs no correction: Δ is their mean.
     /// Δ points away from improvement. This is the only place where the outer learning rate is applied.
     /// DiLoCo, Algorithm 1 (arXiv:2311.08105).
     ///
     /// # Errors
     /// Where lengths or momentum do not fit, or a value is or would become NaN or infinite; the state is
     /// unchanged then.
-    pub fn step(&mut self, outer: &OuterOptimizer, delta: &[f32]) -> Result<(), StepError> {
+    pub fn step(&mut self, rule: OuterRule, delta: &[f32]) -> Result<(), StepError> {
         check_len("delta", delta.len(), self.theta.len())?;
         check_finite("delta", delta)?;
-        match (outer, &mut self.momentum) {
-            (OuterOptimizer::Sgd { lr }, None) => sgd(&mut self.theta, nano_f32(*lr), delta),
-            (OuterOptimizer::Nesterov { lr, momentum }, Some(v)) => {
+        let OuterRule { lr, mu, length } = rule;
+        match (mu, &mut self.momentum) {
+            (None, None) => sgd(&mut self.theta, lr, delta),
+            (Some(mu), Some(v)) => {
                 check_len("momentum", v.len(), self.theta.len())?;
-                let rule = Rule {
-                    lr: nano_f32(*lr),
-                    mu: nano_f32(*momentum),
-                };
-                nesterov(&mut self.theta, v, rule, delta)
+                nesterov(&mut self.theta, v, Nesterov { lr, mu, length }, delta)
             }
-            (OuterOptimizer::Sgd { .. }, Some(_)) => Err(StepError::Momentum { needed: false }),
-            (OuterOptimizer::Nesterov { .. }, None) => Err(StepError::Momentum { needed: true }),
+            (None, Some(_)) => Err(StepError::Momentum { needed: false }),
+            (Some(_), None) => Err(StepError::Momentum { needed: true }),
         }
     }
 
@@ -125,7 +152,7 @@ fn sgd(theta: &mut [f32], lr: f32, delta: &[f32]) -> Result<(), StepError> {
     Ok(())
 }
 
-fn nesterov(theta: &mut [f32], v: &mut [f32], rule: Rule, delta: &[f32]) -> Result<(), StepError> {
+fn nesterov(theta: &mut [f32], v: &mut [f32], rule: Nesterov, delta: &[f32]) -> Result<(), StepError> {
     let bad = |((theta, v), delta): ((&f32, &f32), &f32)| {
         let (theta, v) = rule.next(*theta, *v, *delta);
         !(theta.is_finite() && v.is_finite())
@@ -148,12 +175,17 @@ mod tests {
     const NESTEROV: OuterOptimizer = OuterOptimizer::Nesterov {
         lr: Nano(500_000_000),
         momentum: Nano(500_000_000),
+        warmup: 0,
     };
+
+    fn rule(outer: &OuterOptimizer) -> OuterRule {
+        OuterRule::of(outer, Round(0), InnerSteps(8), InnerSteps(8))
+    }
 
     #[test]
     fn sgd_with_rate_1_averages() {
         let mut state = OuterState::new(vec![3.0, 5.0], &SGD);
-        assert_eq!(state.step(&SGD, &[1.0, -1.0]), Ok(()));
+        assert_eq!(state.step(rule(&SGD), &[1.0, -1.0]), Ok(()));
         assert_eq!((state.theta, state.momentum), (vec![2.0, 6.0], None));
     }
 
@@ -162,10 +194,24 @@ mod tests {
         let mut state = OuterState::new(vec![8.0], &NESTEROV);
         // v = 2, step = 0.5 · (2 + 1); then v = 0.5 · 2 + 2 = 3, step = 0.5 · (2 + 1.5).
         for theta in [6.5, 4.75] {
-            assert_eq!(state.step(&NESTEROV, &[2.0]), Ok(()));
+            assert_eq!(state.step(rule(&NESTEROV), &[2.0]), Ok(()));
             assert_eq!(state.theta, [theta]);
         }
         assert_eq!(state.momentum, Some(vec![3.0]));
+    }
+
+    #[test]
+    fn a_shorter_round_moves_as_far_a_step() {
+        // 16 inner steps of 1 each, as two rounds of 8 or as four of 4: the same velocity per step.
+        let moved = |steps: u32| {
+            let mut state = OuterState::new(vec![0.0], &NESTEROV);
+            let rule = OuterRule::of(&NESTEROV, Round(9), InnerSteps(steps), InnerSteps(8));
+            for _ in 0..400 {
+                state.step(rule, &[steps as f32]).expect("finite");
+            }
+            f64::from(state.theta[0]) / f64::from(steps)
+        };
+        assert!((moved(8) - moved(4)).abs() < 1e-3 * moved(8).abs(), "{} {}", moved(8), moved(4));
     }
 
     #[test]
@@ -180,17 +226,17 @@ mod tests {
         ] {
             let mut state = OuterState::new(extreme(), &outer);
             let before = state.clone();
-            assert!(state.step(&outer, &delta).is_err(), "{delta:?}");
+            assert!(state.step(rule(&outer), &delta).is_err(), "{delta:?}");
             assert_eq!(state, before);
         }
         let text = |result: Result<(), StepError>| result.map_err(|error| error.to_string());
         let mut state = OuterState::new(extreme(), &SGD);
         assert_eq!(
-            text(state.step(&NESTEROV, &[0.0, 0.0])),
+            text(state.step(rule(&NESTEROV), &[0.0, 0.0])),
             Err("the outer optimizer has momentum, but the state has no momentum".into())
         );
         assert_eq!(
-            text(state.step(&SGD, &[0.0, f32::MIN])),
+            text(state.step(rule(&SGD), &[0.0, f32::MIN])),
             Err("element 1 would become θ = inf, momentum = 0: lower the outer learning rate".into())
         );
     }

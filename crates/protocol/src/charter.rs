@@ -559,76 +559,9 @@ impl Deadlines {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use alloc::vec;
 
     pub(crate) fn sample() -> Charter {
-        Charter {
-            version: CHARTER_VERSION,
-            name: "sample".into(),
-            seed: 7,
-            model: Model {
-                vocab: 256,
-                width: 32,
-                layers: 2,
-                heads: 4,
-                kv_heads: 2,
-                head_width: 8,
-                ffn: 64,
-                context: 32,
-                rope_theta: 10_000,
-                norm_eps: Nano(10_000),
-                tied: true,
-                theta: Hash::ZERO,
-                tokenizer: Hash::ZERO,
-            },
-            data: Data { manifest: Hash::ZERO },
-            round: RoundRules {
-                rounds: 3,
-                inner_steps: InnerSteps(4),
-                batch: 2,
-                sequence: 16,
-                held_out: 2,
-                quorum: Fraction {
-                    numerator: 2,
-                    denominator: 3,
-                },
-                retention: 0,
-                checkpoint_every: 1,
-                absent_max: 2,
-                overlap: Overlap::None,
-            },
-            inner: InnerOptimizer {
-                lr: Nano(3_000_000),
-                lr_min_ratio: Nano(100_000_000),
-                warmup: InnerSteps(2),
-                weight_decay: Nano(100_000_000),
-                beta1: Nano(900_000_000),
-                beta2: Nano(950_000_000),
-                eps: Nano(10),
-                clip: Nano::ONE,
-                matrices: Matrices::AdamW,
-            },
-            outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-            compression: Compression::Fixed(Codec::Int4 { feedback: Nano::ONE }),
-            deadlines: Deadlines {
-                grace: Millis(2_000),
-                reveal: Millis(5_000),
-                check: Millis(10_000),
-                merge: Millis(10_000),
-                heartbeat: Millis(60_000),
-                deviations: 0,
-            },
-            members: vec![
-                Member {
-                    name: "a".into(),
-                    key: PeerId([1; 32]),
-                },
-                Member {
-                    name: "b".into(),
-                    key: PeerId([2; 32]),
-                },
-            ],
-        }
+        crate::tiny_charter([1, 2].map(|key| (format!("{key}"), PeerId([key; 32]))))
     }
 
     #[test]
@@ -646,7 +579,7 @@ pub(crate) mod tests {
         let table: [(&str, Change); 15] = [
             ("version", |c| c.version = 1),
             ("name", |c| c.name = "a\nb".into()),
-            ("model.kv_heads", |c| c.model.kv_heads = 3),
+            ("model.kv_heads", |c| c.model.kv_heads = 2),
             ("model.head_width", |c| c.model.head_width = 7),
             ("round.sequence", |c| c.round.sequence = 33),
             ("round.quorum", |c| {

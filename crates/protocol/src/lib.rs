@@ -14,6 +14,7 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod sign;
+mod tiny;
 pub mod transaction;
 pub mod units;
 
@@ -23,5 +24,6 @@ pub use encoding::{DecodeError, decode, encode};
 pub use ids::{Domain, Hash, PeerId};
 pub use layout::Layout;
 pub use sign::{Keypair, Signature, SignatureError, Signed, Verified};
+pub use tiny::tiny_charter;
 pub use transaction::{Action, CheckReason, Refused, RefusedReplica, Transaction};
 pub use units::{ByteCount, Fraction, Height, InnerSteps, MicroNats, Millis, Nano, Round, Tokens};

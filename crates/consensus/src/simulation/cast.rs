@@ -77,71 +77,13 @@ impl Cast {
 }
 
 fn charter(keypairs: &[Keypair], rounds: u32) -> Charter {
-    let members = keypairs.iter().enumerate().map(|(i, keypair)| Member {
-        name: format!("v{i}"),
-        key: keypair.peer(),
-    });
-    Charter {
-        version: CHARTER_VERSION,
-        name: "simulation".into(),
-        seed: 7,
-        model: model(),
-        data: Data { manifest: Hash::ZERO },
-        round: rules(rounds),
-        inner: InnerOptimizer {
-            lr: Nano(3_000_000),
-            lr_min_ratio: Nano(100_000_000),
-            warmup: InnerSteps(2),
-            weight_decay: Nano(100_000_000),
-            beta1: Nano(900_000_000),
-            beta2: Nano(950_000_000),
-            eps: Nano(10),
-            clip: Nano::ONE,
-        },
-        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-        codec: Codec::Int4 { feedback: Nano::ONE },
-        deadlines: Deadlines {
-            grace: Millis(3_000),
-            reveal: Millis(4_000),
-            check: Millis(4_000),
-            merge: Millis(4_000),
-            heartbeat: Millis(60_000),
-        },
-        members: members.collect(),
-    }
-}
-
-fn rules(rounds: u32) -> RoundRules {
-    RoundRules {
-        rounds,
-        inner_steps: InnerSteps(4),
-        batch: 2,
-        sequence: 16,
-        held_out: 2,
-        quorum: Fraction {
-            numerator: 2,
-            denominator: 3,
-        },
-        retention: 0,
-        checkpoint_every: 2,
-        absent_max: 2,
-    }
-}
-
-fn model() -> Model {
-    Model {
-        vocab: 256,
-        width: 32,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_width: 8,
-        ffn: 64,
-        context: 32,
-        rope_theta: 10_000,
-        norm_eps: Nano(10_000),
-        tied: true,
-        theta: Hash::ZERO,
-        tokenizer: Hash::ZERO,
-    }
+    let members = keypairs.iter().enumerate();
+    let mut charter = tiny_charter(members.map(|(i, keypair)| (format!("v{i}"), keypair.peer())));
+    charter.round.rounds = rounds;
+    charter.round.checkpoint_every = 2;
+    charter.deadlines.grace = Millis(3_000);
+    charter.deadlines.reveal = Millis(4_000);
+    charter.deadlines.check = Millis(4_000);
+    charter.deadlines.merge = Millis(4_000);
+    charter
 }

@@ -3,7 +3,7 @@
 use atoll_ledger::{Peer, Phase, Standing, State};
 use atoll_protocol::{
     Action, ByteCount, Domain, Hash, Keypair, MicroNats, PeerId, Round, Tokens, Transaction, encode,
-    transaction::{Reveal, SignedTransaction, commitment},
+    transaction::{Measured, Reveal, SignedTransaction, commitment},
 };
 
 /// The next statement of `keypair` in this state. The same state gives the same one, so who restarts
@@ -82,5 +82,7 @@ fn reveal(state: &State, me: PeerId, round: Round) -> Reveal {
         tokens: Tokens(tokens),
         train_loss: MicroNats(1),
         held_out: MicroNats(1),
+        ahead: None,
+        measured: Measured::default(),
     }
 }

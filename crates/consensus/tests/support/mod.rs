@@ -37,65 +37,13 @@ pub fn keypairs(n: u8) -> Vec<Keypair> {
 }
 
 pub fn charter(keypairs: &[Keypair]) -> Arc<Charter> {
-    let members = keypairs.iter().enumerate().map(|(i, keypair)| Member {
-        name: format!("v{i}"),
-        key: keypair.peer(),
-    });
-    let charter = Charter {
-        version: CHARTER_VERSION,
-        name: "consensus test".into(),
-        seed: 7,
-        model: Model {
-            vocab: 256,
-            width: 32,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            head_width: 8,
-            ffn: 64,
-            context: 32,
-            rope_theta: 10_000,
-            norm_eps: Nano(10_000),
-            tied: true,
-            theta: Hash::ZERO,
-            tokenizer: Hash::ZERO,
-        },
-        data: Data { manifest: Hash::ZERO },
-        round: RoundRules {
-            rounds: 3,
-            inner_steps: InnerSteps(4),
-            batch: 2,
-            sequence: 16,
-            held_out: 2,
-            quorum: Fraction {
-                numerator: 1,
-                denominator: 1,
-            },
-            retention: 0,
-            checkpoint_every: 1,
-            absent_max: 2,
-        },
-        inner: InnerOptimizer {
-            lr: Nano(3_000_000),
-            lr_min_ratio: Nano(100_000_000),
-            warmup: InnerSteps(2),
-            weight_decay: Nano(100_000_000),
-            beta1: Nano(900_000_000),
-            beta2: Nano(950_000_000),
-            eps: Nano(10),
-            clip: Nano::ONE,
-        },
-        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-        codec: Codec::Int4 { feedback: Nano::ONE },
-        deadlines: Deadlines {
-            grace: Millis(24 * 60 * 60 * 1000),
-            reveal: Millis(60_000),
-            check: Millis(60_000),
-            merge: Millis(60_000),
-            heartbeat: Millis(60_000),
-        },
-        members: members.collect(),
-    };
+    let members = keypairs.iter().enumerate();
+    let mut charter = tiny_charter(members.map(|(i, keypair)| (format!("v{i}"), keypair.peer())));
+    charter.round.quorum.numerator = 3;
+    charter.deadlines.grace = Millis(24 * 60 * 60 * 1000);
+    charter.deadlines.reveal = Millis(60_000);
+    charter.deadlines.check = Millis(60_000);
+    charter.deadlines.merge = Millis(60_000);
     charter.validate().expect("a charter");
     Arc::new(charter)
 }

@@ -3,8 +3,9 @@
 use super::Scenario;
 use crate::random::Random;
 use atoll_protocol::{
-    Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano,
-    charter::{CHARTER_VERSION, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules},
+    Charter, Hash, InnerSteps, Keypair, Millis, Nano,
+    charter::{Codec, Compression, Deadlines, Model, OuterOptimizer, Overlap},
+    tiny_charter,
 };
 
 /// Keys of `n` members, ascending by peer: node 0 is the first.
@@ -46,65 +47,60 @@ fn model(scenario: &Scenario, theta: Hash) -> Model {
 pub(crate) fn charter(scenario: &Scenario, seed: u64, theta: Hash) -> Charter {
     let rules = &scenario.rules;
     let [grace, reveal, check, merge, heartbeat] = rules.deadlines_ms.map(Millis);
-    let members = keys(scenario.nodes, seed)
-        .into_iter()
-        .enumerate()
-        .map(|(node, key)| Member {
-            name: format!("node-{node}"),
-            key: key.peer(),
-        });
-    Charter {
-        version: CHARTER_VERSION,
-        name: scenario.name.chars().take(32).collect(),
-        seed,
-        model: model(scenario, theta),
-        data: Data { manifest: Hash::ZERO },
-        round: RoundRules {
-            rounds: scenario.rounds,
-            inner_steps: InnerSteps(rules.inner_steps),
-            batch: 2,
-            sequence: 8,
-            held_out: 1,
-            quorum: Fraction {
-                numerator: 2,
-                denominator: 3,
-            },
-            retention: rules.retention,
-            checkpoint_every: rules.checkpoint_every,
-            absent_max: rules.absent_max,
+    let members = keys(scenario.nodes, seed).into_iter().enumerate();
+    let mut charter = tiny_charter(members.map(|(node, key)| (format!("node-{node}"), key.peer())));
+    charter.name = scenario.name.chars().take(32).collect();
+    charter.seed = seed;
+    charter.model = model(scenario, theta);
+    charter.round.rounds = scenario.rounds;
+    charter.round.inner_steps = InnerSteps(rules.inner_steps);
+    charter.round.retention = rules.retention;
+    charter.round.checkpoint_every = rules.checkpoint_every;
+    charter.round.absent_max = rules.absent_max;
+    charter.round.overlap = match rules.overlap.as_str() {
+        "steps" => Overlap::Steps,
+        "eager" => Overlap::Eager,
+        "round" => Overlap::Round,
+        "auto" => Overlap::Auto,
+        _ => Overlap::None,
+    };
+    charter.inner.lr = Nano(200_000_000);
+    charter.outer = match rules.outer.as_str() {
+        "nesterov" => OuterOptimizer::Nesterov {
+            lr: Nano(700_000_000),
+            momentum: Nano(500_000_000),
+            warmup: rules.outer_warmup,
         },
-        inner: InnerOptimizer {
-            lr: Nano(200_000_000),
-            lr_min_ratio: Nano::ONE,
-            warmup: InnerSteps(0),
-            weight_decay: Nano(0),
-            beta1: Nano(0),
-            beta2: Nano(0),
-            eps: Nano(10),
-            clip: Nano::ONE,
+        _ => OuterOptimizer::Sgd { lr: Nano::ONE },
+    };
+    charter.compression = compression(&rules.codec);
+    charter.deadlines = Deadlines {
+        grace,
+        reveal,
+        check,
+        merge,
+        heartbeat,
+        deviations: rules.deviations,
+    };
+    charter
+}
+
+fn compression(codec: &str) -> Compression {
+    let (one, decayed) = (Nano::ONE, Nano(950_000_000));
+    match codec {
+        "dense" => Compression::Fixed(Codec::Dense),
+        "int8" => Compression::Fixed(Codec::Int8 { feedback: one }),
+        "sparse" => Compression::Fixed(Codec::Sparse {
+            k: 512,
+            feedback: decayed,
+        }),
+        "lowrank" => Compression::Fixed(Codec::LowRank { rank: 1, feedback: one }),
+        "auto" => Compression::Auto { feedback: one },
+        "effective-rank" => Compression::EffectiveRank {
+            rank: 2,
+            window: 3,
+            feedback: one,
         },
-        outer: match rules.outer.as_str() {
-            "nesterov" => OuterOptimizer::Nesterov {
-                lr: Nano(700_000_000),
-                momentum: Nano(500_000_000),
-            },
-            _ => OuterOptimizer::Sgd { lr: Nano::ONE },
-        },
-        codec: match rules.codec.as_str() {
-            "dense" => Codec::Dense,
-            "sparse" => Codec::Sparse {
-                k: 512,
-                feedback: Nano(950_000_000),
-            },
-            _ => Codec::Int4 { feedback: Nano::ONE },
-        },
-        deadlines: Deadlines {
-            grace,
-            reveal,
-            check,
-            merge,
-            heartbeat,
-        },
-        members: members.collect(),
+        _ => Compression::Fixed(Codec::Int4 { feedback: one }),
     }
 }

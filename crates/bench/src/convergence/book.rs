@@ -1,0 +1,169 @@
+//! Results on disk: a line of JSON a run, appended when it ends, so that a campaign goes on where it was
+//! stopped.
+
+use super::{RunResult, Spec};
+use atoll_protocol::Hash;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use thiserror::Error;
+
+/// Raised whenever the same spec gives another result: older lines are of another method then.
+const RESULTS_VERSION: u32 = 1;
+
+/// Why results cannot be read or written.
+#[derive(Debug, Error)]
+pub enum BookError {
+    /// The file.
+    #[error("cannot use the results file {}: {cause}", path.display())]
+    Io {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A line that is none of ours.
+    #[error("{}:{line}: this is not a result: {reason}; move the file away or mend the line", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// Hash of corpus, version and spec.
+    pub key: String,
+    /// What was run.
+    pub spec: Spec,
+    /// What it gave.
+    pub result: RunResult,
+}
+
+/// A results file, open.
+pub struct Book {
+    path: PathBuf,
+    corpus: Hash,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: File,
+    results: BTreeMap<String, RunResult>,
+}
+
+impl Book {
+    /// Opens or makes the file at `path`. A last line that a crash cut off is dropped.
+    ///
+    /// # Errors
+    /// Where the file cannot be used, or a whole line is not a result.
+    pub fn open(path: &Path, corpus: Hash) -> Result<Self, BookError> {
+        let failed = |cause| BookError::Io {
+            path: path.to_path_buf(),
+            cause,
+        };
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        file.set_len(whole as u64).map_err(failed)?;
+        file.seek(io::SeekFrom::Start(whole as u64)).map_err(failed)?;
+        let mut results = BTreeMap::new();
+        for (number, line) in text[..whole].lines().enumerate() {
+            let entry: Entry = serde_json::from_str(line).map_err(|error| BookError::Line {
+                path: path.to_path_buf(),
+                line: number + 1,
+                reason: error.to_string(),
+            })?;
+            results.insert(entry.key, entry.result);
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            corpus,
+            inner: Mutex::new(Inner { file, results }),
+        })
+    }
+
+    /// A panic elsewhere leaves nothing half done here.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, spec: &Spec) -> String {
+        let text = serde_json::json!([RESULTS_VERSION, self.corpus.to_string(), spec]).to_string();
+        Hash::of_blob(text.as_bytes()).to_string().chars().take(16).collect()
+    }
+
+    /// The result of `spec`, if it is there.
+    pub fn get(&self, spec: &Spec) -> Option<RunResult> {
+        self.inner().results.get(&self.key(spec)).cloned()
+    }
+
+    /// Appends a result; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn put(&self, spec: &Spec, result: RunResult) -> Result<(), BookError> {
+        let key = self.key(spec);
+        let entry = Entry {
+            key: key.clone(),
+            spec: spec.clone(),
+            result: result.clone(),
+        };
+        let failed = |cause| BookError::Io {
+            path: self.path.clone(),
+            cause,
+        };
+        let mut line = serde_json::to_string(&entry).map_err(|error| failed(error.into()))?;
+        line.push('\n');
+        let mut inner = self.inner();
+        inner.file.write_all(line.as_bytes()).map_err(failed)?;
+        inner.file.sync_data().map_err(failed)?;
+        inner.results.insert(key, result);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convergence::spec::tests::sample;
+
+    #[test]
+    fn lines_outlive_a_crash_and_wrong_ones_are_named() {
+        let path = std::env::temp_dir().join(format!("atoll-book-{}", std::process::id()));
+        let corpus = Hash([1; 32]);
+        let result = RunResult {
+            loss: 1.5,
+            ..RunResult::default()
+        };
+        let book = Book::open(&path, corpus).unwrap();
+        book.put(&sample(), result.clone()).unwrap();
+        drop(book);
+        let whole = std::fs::read(&path).unwrap();
+        let cut = [&whole[..], &whole[..whole.len() / 2]].concat();
+        std::fs::write(&path, &cut).unwrap();
+        let book = Book::open(&path, corpus).unwrap();
+        assert_eq!(book.get(&sample()), Some(result.clone()));
+        let other = Spec { seed: 2, ..sample() };
+        assert_eq!(book.get(&other), None);
+        book.put(&other, result).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        assert_eq!(Book::open(&path, Hash([2; 32])).unwrap().get(&other), None, "another corpus");
+        std::fs::write(&path, "{}\n").unwrap();
+        let refused = Book::open(&path, corpus).map(drop).unwrap_err().to_string();
+        assert!(refused.contains(":1: this is not a result"), "{refused}");
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,289 @@
+//! Replicas that train H steps each and merge: the outer loop as nodes run it, without a network.
+
+use super::{
+    RunError,
+    spec::{Point, RunResult, Spec, peer},
+    task::{Rows, Task},
+};
+use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
+use atoll_ledger::{Observed, Terms};
+use atoll_outer::{Ahead, Contribution, ErrorFeedback, OuterState, Replica, replica};
+use atoll_protocol::{
+    ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
+    charter::Codec,
+    transaction::{AheadFrom, Measured, Reveal},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Evaluations on the way.
+const POINTS: u64 = 25;
+
+/// One replica and its learner.
+struct Trainee {
+    replica: Replica,
+    learner: BurnLearner,
+    ahead: Option<Taken>,
+}
+
+/// Steps that were taken ahead of the next round.
+struct Taken {
+    from: Ahead,
+    /// Loss before each.
+    losses: Vec<f64>,
+    /// Where they led.
+    local: Vec<f32>,
+}
+
+struct Loop<'a> {
+    spec: &'a Spec,
+    task: &'a Task,
+    charter: Arc<Charter>,
+    layout: Arc<Layout>,
+    trainees: Vec<Trainee>,
+    stop: &'a (dyn Fn() -> bool + Sync),
+    losses: Vec<f64>,
+}
+
+pub(super) fn run(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sync)) -> Result<RunResult, RunError> {
+    task.check(spec.sequence)?;
+    let charter = Arc::new(spec.charter(task.vocab())?);
+    let layout = Arc::new(Layout::of(&charter.model));
+    let mut this = Loop {
+        spec,
+        task,
+        trainees: trainees(&charter, &layout)?,
+        charter,
+        layout,
+        stop,
+        losses: Vec::new(),
+    };
+    this.rounds()
+}
+
+fn trainees(charter: &Arc<Charter>, layout: &Arc<Layout>) -> Result<Vec<Trainee>, RunError> {
+    let theta = init(&charter.model, charter.seed);
+    let trainee = |_| {
+        let state = OuterState::new(theta.clone(), &charter.outer);
+        let roots = state.roots();
+        let feedback = ErrorFeedback::new(layout.parameters);
+        Ok(Trainee {
+            replica: Replica::new(charter.clone(), layout.clone(), (state, roots), feedback, None),
+            learner: BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::Cpu)?,
+            ahead: None,
+        })
+    };
+    charter.members.iter().map(trainee).collect()
+}
+
+fn name_of(codec: &Codec) -> String {
+    match codec {
+        Codec::Dense => "dense".into(),
+        Codec::Int8 { .. } => "int8".into(),
+        Codec::Int4 { .. } => "int4".into(),
+        Codec::Sparse { k, .. } => format!("sparse-{k}"),
+        Codec::LowRank { rank, .. } => format!("lowrank-{rank}"),
+    }
+}
+
+fn median(mut values: Vec<u32>) -> u32 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+impl Loop<'_> {
+    fn rounds(&mut self) -> Result<RunResult, RunError> {
+        let total = self.spec.steps();
+        let mut terms = Terms::first(&self.charter);
+        let mut done = RunResult {
+            parameters: self.layout.parameters as u64,
+            ..RunResult::default()
+        };
+        let (mut codecs, mut residuals) = (BTreeMap::<Codec, u32>::new(), 0.0);
+        let mut next_point = 0;
+        for number in 0.. {
+            let left = total - terms.first_step;
+            if left == 0 {
+                break;
+            }
+            terms.steps = terms.steps.min(InnerSteps(u32::try_from(left).unwrap_or(u32::MAX)));
+            if terms.first_step * POINTS >= next_point * total {
+                done.curve.push(self.point(terms.first_step, done.encoded)?);
+                next_point += 1;
+            }
+            let (bytes, observed) = self.round(Round(number), &terms, left)?;
+            done.encoded += bytes;
+            done.syncs += 1;
+            *codecs.entry(terms.codec.clone()).or_default() += 1;
+            residuals += f64::from(observed.residual_milli) / 1e3;
+            terms = terms.next(&self.charter, Round(number), Some(observed));
+        }
+        let mut last = self.point(total, done.encoded)?;
+        last.loss = self.held_out(true)?;
+        done.curve.push(last);
+        done.loss = last.loss;
+        done.tokens = total * u64::from(self.spec.batch) * u64::from(self.spec.sequence);
+        done.codecs = codecs.iter().map(|(codec, rounds)| (name_of(codec), *rounds)).collect();
+        done.residual = residuals / done.syncs.max(1) as f64;
+        done.train_loss = tail_mean(&self.losses);
+        Ok(done)
+    }
+
+    fn held_out(&mut self, end: bool) -> Result<f64, RunError> {
+        let Some(first) = self.trainees.first_mut() else { return Ok(f64::INFINITY) };
+        first.learner.write(first.replica.theta())?;
+        Ok(self.task.held_out(&mut first.learner, self.spec.sequence, end)?)
+    }
+
+    fn point(&mut self, step: u64, encoded: u64) -> Result<Point, RunError> {
+        let loss = self.held_out(false)?;
+        Ok(Point { step, encoded, loss })
+    }
+
+    /// All replicas train, contribute and merge. Bytes of a contribution (the mean), and what was observed.
+    fn round(&mut self, round: Round, terms: &Terms, left: u64) -> Result<(u64, Observed), RunError> {
+        let base = self.trainees.first().map_or(Hash::ZERO, |first| first.replica.roots().0);
+        let (mut contributions, mut measured) = (Vec::new(), Vec::<Measured>::new());
+        let mut losses = vec![0.0; terms.steps.0 as usize];
+        for who in 0..self.trainees.len() {
+            let local = self.inner_steps(who, terms, &mut losses)?;
+            let sent = self.on_the_wire(who, local.clone());
+            let trainee = &mut self.trainees[who];
+            let encoded = trainee.replica.contribute(&sent, &terms.codec)?;
+            measured.push(encoded.measured);
+            let contribution = Contribution::read(encoded.blob, &self.layout, &terms.codec, &base)?;
+            trainee.replica.set_pending(reveal(round, &contribution, terms), terms.codec.clone());
+            let after = left.saturating_sub(terms.steps.0.into());
+            self.go_ahead(who, &local, &contribution, terms, after)?;
+            contributions.push((peer(who as u32), contribution));
+        }
+        self.losses.extend(losses.iter().map(|loss| loss / self.trainees.len() as f64));
+        self.merge(round, terms, &contributions)?;
+        let bytes: usize = contributions.iter().map(|(_, c)| c.bytes().len()).sum();
+        let observed = Observed {
+            residual_milli: median(measured.iter().map(|m| m.residual_milli).collect()),
+            rank_milli: median(measured.iter().map(|m| m.rank_milli).collect()),
+            training: None,
+            transfer: None,
+        };
+        let mean = (bytes / contributions.len().max(1)) as u64;
+        Ok((if self.spec.codec == "fp16" { mean / 2 } else { mean }, observed))
+    }
+
+    /// The rest of the round's H steps; w. `losses` gets the loss before each step.
+    fn inner_steps(&mut self, who: usize, terms: &Terms, losses: &mut [f64]) -> Result<Vec<f32>, RunError> {
+        let trainee = &mut self.trainees[who];
+        let (begin, early) = match trainee.ahead.take() {
+            Some(taken) => (trainee.replica.come_back(&taken.from, &taken.local)?, taken.losses),
+            None => (trainee.replica.theta().to_vec(), Vec::new()),
+        };
+        trainee.learner.write(&begin)?;
+        for (step, sum) in losses.iter_mut().enumerate() {
+            *sum += match early.get(step) {
+                Some(loss) => *loss,
+                None => self.step(who, terms.first_step + step as u64)?,
+            };
+        }
+        Ok(self.trainees[who].learner.read())
+    }
+
+    fn step(&mut self, who: usize, step: u64) -> Result<f64, RunError> {
+        if (self.stop)() {
+            return Err(RunError::Stopped);
+        }
+        let batch = self.task.batch(Rows {
+            seed: self.spec.seed,
+            step,
+            replica: who as u32,
+            replicas: self.spec.replicas,
+            batch: self.spec.batch,
+            sequence: self.spec.sequence,
+        })?;
+        let rate = learning_rate(&self.charter.inner, step, self.spec.steps());
+        Ok(self.trainees[who].learner.train_step(&batch, rate)?.loss)
+    }
+
+    /// The steps that a replica takes while its contribution travels, if there is a round left to take them for.
+    fn go_ahead(
+        &mut self,
+        who: usize,
+        local: &[f32],
+        contribution: &Contribution,
+        terms: &Terms,
+        left: u64,
+    ) -> Result<(), RunError> {
+        let steps = u64::from(self.spec.ahead()?).min(left).min(terms.steps.0.into());
+        if steps == 0 {
+            return Ok(());
+        }
+        let from = match self.spec.overlap.as_str() {
+            "eager" => AheadFrom::Eager,
+            "round" => AheadFrom::Theta,
+            _ => AheadFrom::Own,
+        };
+        let trainee = &mut self.trainees[who];
+        let from = trainee
+            .replica
+            .go_ahead(from, local, contribution, self.spec.replicas as usize)?;
+        trainee.learner.write(from.start())?;
+        let first = terms.first_step + u64::from(terms.steps.0);
+        let losses = (0..steps).map(|step| self.step(who, first + step));
+        let losses = losses.collect::<Result<_, _>>()?;
+        let trainee = &mut self.trainees[who];
+        let local = trainee.learner.read();
+        trainee.ahead = Some(Taken { from, losses, local });
+        Ok(())
+    }
+
+    /// w as the others see it, where the wire is not a codec of ours: OpenDiLoCo sends δ in fp16.
+    fn on_the_wire(&self, who: usize, mut local: Vec<f32>) -> Vec<f32> {
+        if self.spec.codec == "fp16" {
+            let theta = self.trainees[who].replica.theta();
+            for (w, theta) in local.iter_mut().zip(theta) {
+                *w = theta - super::baselines::through_fp16(theta - *w);
+            }
+        }
+        local
+    }
+
+    fn merge(
+        &mut self,
+        round: Round,
+        terms: &Terms,
+        contributions: &[(PeerId, Contribution)],
+    ) -> Result<(), RunError> {
+        let inputs: Vec<(PeerId, Tokens, &Contribution)> = contributions
+            .iter()
+            .map(|(peer, contribution)| (*peer, Tokens(1), contribution))
+            .collect();
+        let Some(first) = self.trainees.first() else { return Ok(()) };
+        let outer = first.replica.outer();
+        let merged = replica::merged(outer, &inputs, &self.charter, &self.layout, (round, terms.steps))?;
+        let roots = merged.roots();
+        for trainee in &mut self.trainees {
+            trainee.replica.put_beside(merged.clone(), roots);
+            trainee.replica.advance(roots)?;
+            trainee.replica.settle(round);
+        }
+        Ok(())
+    }
+}
+
+fn reveal(round: Round, contribution: &Contribution, terms: &Terms) -> Reveal {
+    Reveal {
+        round,
+        blob: Hash::ZERO,
+        bytes: ByteCount(contribution.bytes().len() as u64),
+        steps: terms.steps,
+        ahead: None,
+        tokens: Tokens(1),
+        train_loss: MicroNats(0),
+        held_out: MicroNats(0),
+        measured: Measured::default(),
+    }
+}
+
+/// Mean of the last tenth.
+pub(super) fn tail_mean(losses: &[f64]) -> f64 {
+    let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
+    tail.iter().sum::<f64>() / tail.len().max(1) as f64
+}
