@@ -20,7 +20,7 @@ pub mod theta;
 
 pub use blob::{BlobError, Contribution, blob_bytes_max};
 pub use codec::{EncodeError, Flaw, encode};
-pub use feedback::{ErrorFeedback, FeedbackError};
+pub use feedback::{Encoded, ErrorFeedback, FeedbackError};
 pub use merge::{MergeError, merge};
 pub use real::nano_f32;
 pub use replica::{Pending, Replica, ReplicaError};

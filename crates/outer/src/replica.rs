@@ -145,8 +145,8 @@ impl Replica {
     /// Where a value is not finite or lengths differ.
     pub fn contribute(&mut self, local: &[f32]) -> Result<Vec<u8>, ReplicaError> {
         let delta = pseudo_gradient(&self.outer.theta, local)?;
-        let (codec, base) = (&self.charter.codec, &self.roots.0);
-        Ok(self.feedback.contribute(delta, codec, &self.layout, base)?)
+        let (codec, base) = (&self.charter.compression.first(), &self.roots.0);
+        Ok(self.feedback.contribute(delta, codec, &self.layout, base)?.blob)
     }
 
     /// Notes what was said of the contribution just made.
@@ -178,7 +178,7 @@ impl Replica {
             return Ok(false);
         };
         if let Some(blob) = blob {
-            let read = Contribution::read(blob, &self.layout, &self.charter.codec, &pending.base);
+            let read = Contribution::read(blob, &self.layout, &self.charter.compression.first(), &pending.base);
             let contribution = read.map_err(|cause| ReplicaError::Own { round, cause })?;
             self.feedback.restore(&contribution)?;
         }

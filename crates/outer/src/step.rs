@@ -90,7 +90,7 @@ impl OuterState {
         check_finite("delta", delta)?;
         match (outer, &mut self.momentum) {
             (OuterOptimizer::Sgd { lr }, None) => sgd(&mut self.theta, nano_f32(*lr), delta),
-            (OuterOptimizer::Nesterov { lr, momentum }, Some(v)) => {
+            (OuterOptimizer::Nesterov { lr, momentum, .. }, Some(v)) => {
                 check_len("momentum", v.len(), self.theta.len())?;
                 let rule = Rule {
                     lr: nano_f32(*lr),
@@ -148,6 +148,7 @@ mod tests {
     const NESTEROV: OuterOptimizer = OuterOptimizer::Nesterov {
         lr: Nano(500_000_000),
         momentum: Nano(500_000_000),
+        warmup: 0,
     };
 
     #[test]
