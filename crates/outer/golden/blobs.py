@@ -62,6 +62,17 @@ def int4(x):
     return out, np.array(back, dtype=F32)
 
 
+def int8(x):
+    out, back, unit = b"", [], F32(1) / F32(127)
+    for start in range(0, len(x), 128):
+        block = x[start:start + 128]
+        scale = np.abs(block).max()
+        codes = np.rint(block / scale * F32(127)).astype(np.int8) if scale else np.zeros(len(block), dtype=np.int8)
+        back += list(codes.astype(F32) * unit * scale)
+        out += struct.pack("<f", scale) + codes.tobytes()
+    return out, np.array(back, dtype=F32)
+
+
 def pack(bits):
     bits = bits + [0] * (-len(bits) % 8)
     return bytes(sum(bit << i for i, bit in enumerate(bits[at:at + 8])) for at in range(0, len(bits), 8))
@@ -131,6 +142,8 @@ def blob(x, codec, parameter):
             data, back = bf16(part)
         elif codec == 1:
             data, back = int4(part)
+        elif codec == 3:
+            data, back = int8(part)
         else:
             data, back = sparse(part.reshape(rows, columns), parameter)
         table += struct.pack("<IIQ", rows, columns, len(data))
@@ -142,7 +155,7 @@ def blob(x, codec, parameter):
 
 print(f"# blobs.py: numpy {np.__version__}, blake3 {blake3.__version__}, python {sys.version.split()[0]}")
 x = values(sum(rows * columns for rows, columns, _ in TENSORS), 1)
-for name, codec, parameter in [("dense", 0, 0), ("int4", 1, 128), ("sparse-1", 2, 1), ("sparse-64", 2, 64),
+for name, codec, parameter in [("dense", 0, 0), ("int8", 3, 128), ("int4", 1, 128), ("sparse-1", 2, 1), ("sparse-64", 2, 64),
                                ("sparse-4096", 2, 4096)]:
     data, back = blob(x, codec, parameter)
     print(name, len(data), blake3.blake3(data).hexdigest(), blake3.blake3(back.astype("<f4").tobytes()).hexdigest())

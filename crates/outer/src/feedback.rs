@@ -6,10 +6,10 @@
 use crate::{
     blob::{BlobError, Contribution},
     codec::{EncodeError, encode},
-    real::nano_f32,
+    real::{nano_f32, square},
     theta::{VectorError, check_finite, check_len, theta_bytes, theta_from_bytes},
 };
-use atoll_protocol::{Hash, Layout, charter::Codec};
+use atoll_protocol::{Hash, Layout, charter::Codec, transaction::Measured};
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -35,6 +35,25 @@ pub enum FeedbackError {
     File(&'static str),
 }
 
+/// A contribution as it travels, and what making it showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The blob.
+    pub blob: Vec<u8>,
+    /// What the codec left, and the effective rank it found.
+    pub measured: Measured,
+}
+
+/// 1000 · ‖e‖ / ‖δ‖, rounded, from the squares of both norms; without δ it is 0 or the largest.
+fn residual_milli(e: f64, delta: f64) -> u32 {
+    match (e == 0.0, delta == 0.0) {
+        (true, _) => 0,
+        (false, true) => u32::MAX,
+        // A cast saturates.
+        (false, false) => (1000.0 * (e.sqrt() / delta.sqrt())).round() as u32,
+    }
+}
+
 /// e, of P elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorFeedback {
@@ -54,7 +73,7 @@ impl ErrorFeedback {
         &self.e
     }
 
-    /// e ← β·e + δ; blob = C(e); e ← e − D(blob). Returns the blob. β is the codec's feedback. Takes δ,
+    /// e ← β·e + δ; blob = C(e); e ← e − D(blob). β is the codec's feedback. Takes δ,
     /// because its memory becomes e. What a codec does not keep stays in e to the bit.
     ///
     /// # Errors
@@ -65,8 +84,9 @@ impl ErrorFeedback {
         codec: &Codec,
         layout: &Layout,
         base: &Hash,
-    ) -> Result<Vec<u8>, FeedbackError> {
+    ) -> Result<Encoded, FeedbackError> {
         check_len("pseudo-gradient", delta.len(), self.e.len())?;
+        let given = square(&delta);
         let beta = nano_f32(codec.feedback());
         delta.par_iter_mut().zip(&self.e).for_each(|(sum, e)| *sum += beta * e);
         let blob = encode(&delta, codec, layout, base)?;
@@ -74,7 +94,13 @@ impl ErrorFeedback {
         contribution.shift(-1.0, &mut delta)?;
         check_finite("error feedback", &delta)?;
         self.e = delta;
-        Ok(contribution.bytes().to_vec())
+        Ok(Encoded {
+            blob: contribution.bytes().to_vec(),
+            measured: Measured {
+                residual_milli: residual_milli(square(&self.e), given),
+                rank_milli: 0,
+            },
+        })
     }
 
     /// e ← e + D(blob), for one's own contribution that was not merged.
@@ -129,6 +155,24 @@ impl ErrorFeedback {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_residual_is_a_ratio_of_norms_in_thousandths() {
+        let huge = f64::from(f32::MAX).powi(2);
+        let table = [
+            (0.0, 0.0, 0),
+            (0.0, 4.0, 0),
+            (4.0, 0.0, u32::MAX),
+            (4.0, 4.0, 1000),
+            (1.0, 16.0, 250),
+            (0.000_000_25, 1.0, 1),
+            (0.000_000_24, 1.0, 0),
+            (huge, f64::from(f32::from_bits(1)).powi(2), u32::MAX),
+        ];
+        for (e, delta, milli) in table {
+            assert_eq!(residual_milli(e, delta), milli, "{e} / {delta}");
+        }
+    }
 
     #[test]
     fn bytes_round_trip_and_damage_is_seen() {

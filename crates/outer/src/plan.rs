@@ -8,12 +8,12 @@ use atoll_protocol::{
     layout::{Layout, Role},
 };
 
-/// Elements of a part that is not made of tiles: a whole number of int4 blocks.
+/// Elements of a part that is not made of tiles: a whole number of blocks.
 const PART: usize = 1 << 14;
 /// Rows and columns of a tile.
 pub(crate) const TILE: usize = 64;
 
-const _: () = assert!(PART.is_multiple_of(crate::codec::int4::BLOCK));
+const _: () = assert!(PART.is_multiple_of(crate::codec::block::BLOCK));
 
 /// How a part's values are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(crate) enum Coding {
     F32,
     /// Two bytes each.
     Bf16,
+    /// Blocks of eight-bit codes.
+    Int8,
     /// Blocks of four-bit codes.
     Int4,
     /// A band of tiles, up to 64 rows of a matrix: `k` values of each 4096.
@@ -60,7 +62,8 @@ impl Plan {
             let coding = match (codec, tensor.role) {
                 (Codec::Dense, _) => Coding::F32,
                 (_, Role::Vector) => Coding::Bf16,
-                (Codec::Int4 { .. }, _) => Coding::Int4,
+                (Codec::Int8 { .. }, _) => Coding::Int8,
+                (Codec::Int4 { .. } | Codec::LowRank { .. }, _) => Coding::Int4,
                 (Codec::Sparse { k, .. }, _) => Coding::Tiles { k: *k },
             };
             let most = match coding {

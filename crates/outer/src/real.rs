@@ -34,6 +34,20 @@ pub(crate) fn first_non_finite(values: &[f32]) -> Option<(usize, f32)> {
     Some((index, values[index]))
 }
 
+/// ‖x‖² in f64. The order of the sum is fixed: eight lanes in each chunk, then the lanes, then the chunks.
+pub(crate) fn square(values: &[f32]) -> f64 {
+    let chunks = values.par_chunks(CHUNK).map(|chunk| {
+        let mut lanes = [0.0; 8];
+        for values in chunk.chunks(lanes.len()) {
+            for (lane, x) in lanes.iter_mut().zip(values) {
+                *lane += f64::from(*x) * f64::from(*x);
+            }
+        }
+        lanes.iter().sum()
+    });
+    chunks.collect::<Vec<f64>>().iter().sum()
+}
+
 /// The bf16 nearest to the finite `x`, ties to even; never infinite, but ±3.39e38 at the ends.
 pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();

@@ -45,6 +45,7 @@ fn optimizer(words: &str) -> OuterOptimizer {
         _ => OuterOptimizer::Nesterov {
             lr: nano(1),
             momentum: nano(2),
+            warmup: 0,
         },
     }
 }

@@ -52,7 +52,7 @@ proptest! {
             }
             let again = encode(&output, &codec, &layout, &base()).expect("finite");
             // Levels of the least scales are subnormal and may round to a neighbour.
-            let tiny = matches!(codec, Codec::Int4 { .. }) && output.iter().any(|x| x.is_subnormal());
+            let tiny = matches!(codec, Codec::Int8 { .. } | Codec::Int4 { .. }) && output.iter().any(|x| x.is_subnormal());
             prop_assert!(again == blob || tiny, "{}", name);
         }
     }
@@ -62,7 +62,7 @@ proptest! {
         let layout = layout();
         let input = values(layout.parameters, seed);
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-        for ((name, codec), share) in codecs().iter().zip([0.0, 0.02, 0.999, 0.9, 0.2]) {
+        for ((name, codec), share) in codecs().iter().zip([0.0, 1e-4, 0.02, 0.999, 0.9, 0.2]) {
             let blob = encode(&input, codec, &layout, &base()).expect("finite");
             let output = decoded(&Contribution::read(blob, &layout, codec, &base()).expect(name));
             let lost: Vec<f32> = input.iter().zip(&output).map(|(x, y)| x - y).collect();
@@ -79,8 +79,8 @@ proptest! {
             for round in 0..rounds {
                 let before = feedback.values().to_vec();
                 let delta = values(layout.parameters, seed.wrapping_add(round));
-                let blob = feedback.contribute(delta.clone(), &codec, &layout, &base()).expect("finite");
-                let contribution = Contribution::read(blob, &layout, &codec, &base()).expect(name);
+                let encoded = feedback.contribute(delta.clone(), &codec, &layout, &base()).expect("finite");
+                let contribution = Contribution::read(encoded.blob, &layout, &codec, &base()).expect(name);
                 let output = decoded(&contribution);
                 let sums = delta.iter().zip(&before).map(|(delta, e)| delta + beta * e);
                 let kept: Vec<f32> = sums.zip(&output).map(|(sum, sent)| sum - sent).collect();

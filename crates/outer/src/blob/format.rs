@@ -6,9 +6,9 @@
 //! | --- | --- | --- |
 //! | 0 | 4 | `ATPG` |
 //! | 4 | 2 | version, 1 |
-//! | 6 | 1 | codec: 0 dense, 1 int4, 2 sparse |
+//! | 6 | 1 | codec: 0 dense, 1 int4, 2 sparse, 3 int8, 4 low rank |
 //! | 7 | 1 | 0 |
-//! | 8 | 4 | the codec's parameter: dense 0, int4 its block length 128, sparse k |
+//! | 8 | 4 | the codec's parameter: dense 0, int4 and int8 their block length 128, sparse k, low rank r |
 //! | 12 | 4 | n, the number of tensors |
 //! | 16 | 32 | root of the θ from which the contribution was made |
 //! | 48 | 16 · n | per tensor: rows (4), columns (4), bytes of its payload (8) |
@@ -19,7 +19,7 @@
 
 use super::BlobError;
 use crate::{
-    codec::{self, int4},
+    codec::{self, block::BLOCK},
     plan::Plan,
 };
 use atoll_protocol::{Hash, Layout, charter::Codec};
@@ -34,8 +34,10 @@ const ROW_BYTES: usize = 16;
 fn codec_fields(codec: &Codec) -> (u8, u32) {
     match codec {
         Codec::Dense => (0, 0),
-        Codec::Int4 { .. } => (1, int4::BLOCK as u32),
+        Codec::Int4 { .. } => (1, BLOCK as u32),
         Codec::Sparse { k, .. } => (2, *k),
+        Codec::Int8 { .. } => (3, BLOCK as u32),
+        Codec::LowRank { rank, .. } => (4, *rank),
     }
 }
 

@@ -10,12 +10,14 @@
 //! One block has one encoding: s is 0 and all codes are 7, or s is a normal number and some code is 0
 //! or 15, that is ±s. A block whose values are all subnormal is written as zeros.
 
-use super::{Flaw, sink::Sink};
-use crate::real::magnitude_bits;
+use super::{
+    Flaw,
+    block::{BLOCK, SCALE_BYTES, blocks, is_zero, scale_of},
+    sink::Sink,
+};
 
-/// Values in a block.
-pub(crate) const BLOCK: usize = 128;
-const SCALE_BYTES: usize = 4;
+/// Bytes of a whole block's codes.
+const CODE_BYTES: usize = BLOCK / 2;
 /// The code of 0.
 const ZERO: u8 = 7;
 /// The codes of −1 and 1.
@@ -41,24 +43,20 @@ const MIDDLES: [f32; 15] = {
 
 /// Bytes of `len` values.
 pub(crate) fn bytes(len: usize) -> usize {
-    len.div_ceil(BLOCK) * SCALE_BYTES + len / BLOCK * (BLOCK / 2) + (len % BLOCK).div_ceil(2)
+    len.div_ceil(BLOCK) * SCALE_BYTES + len / BLOCK * CODE_BYTES + (len % BLOCK).div_ceil(2)
 }
 
-pub(super) fn write(values: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes(values.len()));
+/// Appends `values`.
+pub(super) fn write(values: &[f32], out: &mut Vec<u8>) {
+    out.reserve(bytes(values.len()));
     for block in values.chunks(BLOCK) {
-        let largest = block.iter().fold(0, |largest, x| magnitude_bits(*x).max(largest));
-        let scale = match f32::from_bits(largest) {
-            normal if normal >= f32::MIN_POSITIVE => normal,
-            _ => 0.0,
-        };
+        let scale = scale_of(block);
         out.extend_from_slice(&scale.to_le_bytes());
         let mut codes = [0; BLOCK];
         encode(block, scale, &mut codes);
         let pairs = codes[..block.len().next_multiple_of(2)].chunks_exact(2);
         out.extend(pairs.map(|pair| pair[0] | pair[1] << 4));
     }
-    out
 }
 
 /// The codes of the levels nearest to each `x / scale`; half-way goes to the lower one.
@@ -73,26 +71,10 @@ fn encode(block: &[f32], scale: f32, codes: &mut [u8; BLOCK]) {
     }
 }
 
-/// The scale, the bytes of codes, and how many values they hold, block by block.
-fn blocks(bytes: &[u8], len: usize) -> impl Iterator<Item = (f32, &[u8], usize)> {
-    let starts = (0..len).step_by(BLOCK);
-    bytes
-        .chunks(SCALE_BYTES + BLOCK / 2)
-        .zip(starts)
-        .filter_map(move |(block, start)| {
-            let (scale, codes) = block.split_first_chunk()?;
-            Some((f32::from_le_bytes(*scale), codes, BLOCK.min(len - start)))
-        })
-}
-
 pub(super) fn check(given: &[u8], len: usize) -> Result<usize, Flaw> {
     let given = given.get(..bytes(len)).ok_or(Flaw::Short)?;
-    for (scale, codes, count) in blocks(given, len) {
-        let zero = scale.to_bits() == 0;
-        let positive = scale.is_normal() && scale > 0.0;
-        if !(zero || positive) {
-            return Err(Flaw::Scale(scale));
-        }
+    for (scale, codes, count) in blocks(given, len, CODE_BYTES) {
+        let zero = is_zero(scale)?;
         let (full, last) = codes.split_at(count / 2);
         let halves = || {
             full.iter()
@@ -116,7 +98,7 @@ pub(super) fn check(given: &[u8], len: usize) -> Result<usize, Flaw> {
 pub(super) fn read(bytes: &[u8], len: usize, sink: &mut impl Sink) {
     let mut at = 0;
     let mut values = [0.0; BLOCK];
-    for (scale, codes, count) in blocks(bytes, len) {
+    for (scale, codes, count) in blocks(bytes, len, CODE_BYTES) {
         let levels = LEVELS.map(|level| level * scale);
         for (pair, byte) in values.chunks_exact_mut(2).zip(codes) {
             pair[0] = levels[usize::from(byte & 15)];
@@ -130,26 +112,16 @@ pub(super) fn read(bytes: &[u8], len: usize, sink: &mut impl Sink) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Values(Vec<f32>);
-
-    impl Sink for Values {
-        fn run(&mut self, at: usize, values: &[f32]) {
-            assert_eq!(at, self.0.len());
-            self.0.extend_from_slice(values);
-        }
-        fn one(&mut self, at: usize, value: f32) {
-            self.run(at, &[value]);
-        }
-    }
+    use crate::codec::sink::Set;
 
     fn round_trip(values: &[f32]) -> Vec<f32> {
-        let written = write(values);
+        let mut written = Vec::new();
+        write(values, &mut written);
         assert_eq!(written.len(), bytes(values.len()));
         assert_eq!(check(&written, values.len()), Ok(written.len()));
-        let mut sink = Values(vec![]);
-        read(&written, values.len(), &mut sink);
-        sink.0
+        let mut back = vec![f32::NAN; values.len()];
+        read(&written, values.len(), &mut Set(&mut back));
+        back
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! | Codec | Matrices and embeddings | Vectors | Bytes per parameter |
 //! | --- | --- | --- | --- |
 //! | dense | f32 | f32 | 4 |
+//! | int8 | blocks, see `int8.rs` | bf16 | 1.03 |
 //! | int4 | blocks, see `int4.rs` | bf16 | 0.53 |
 //! | sparse | tiles, see `sparse.rs` | bf16 | 0.021 at k = 64 |
 //!
@@ -11,8 +12,10 @@
 //! error feedback.
 
 mod bits;
+pub(crate) mod block;
 mod float;
-pub(crate) mod int4;
+mod int4;
+mod int8;
 mod select;
 pub(crate) mod sink;
 pub(crate) mod sparse;
@@ -61,6 +64,9 @@ pub enum Flaw {
     /// Codes of a block that do not use its scale, or that use none.
     #[error("the codes of a block do not fit its scale {0}")]
     Codes(f32),
+    /// A code of no value.
+    #[error("code {0} is out of range; from -127 to 127 is allowed")]
+    Code(i8),
     /// Bits that must be zero.
     #[error("padding is not zero")]
     Padding,
@@ -118,12 +124,15 @@ fn non_finite(layout: &Layout, at: usize, value: f32) -> EncodeError {
 }
 
 fn write(part: &Part, values: &[f32], scratch: &mut sparse::Scratch) -> Vec<u8> {
+    let mut out = Vec::new();
     match part.coding {
-        Coding::F32 => float::write_f32(values),
-        Coding::Bf16 => float::write_bf16(values),
-        Coding::Int4 => int4::write(values),
-        Coding::Tiles { k } => sparse::write(values, part.columns, k, scratch),
+        Coding::F32 => return float::write_f32(values),
+        Coding::Bf16 => return float::write_bf16(values),
+        Coding::Int8 => int8::write(values, &mut out),
+        Coding::Int4 => int4::write(values, &mut out),
+        Coding::Tiles { k } => return sparse::write(values, part.columns, k, scratch),
     }
+    out
 }
 
 /// Checks the part that starts `bytes` and returns how many of them it takes.
@@ -131,6 +140,7 @@ pub(crate) fn check(part: &Part, bytes: &[u8]) -> Result<usize, Flaw> {
     match part.coding {
         Coding::F32 => float::check_f32(bytes, part.len),
         Coding::Bf16 => float::check_bf16(bytes, part.len),
+        Coding::Int8 => int8::check(bytes, part.len),
         Coding::Int4 => int4::check(bytes, part.len),
         Coding::Tiles { k } => sparse::read(bytes, part.len, part.columns, k, |_, _| ()),
     }
@@ -141,6 +151,7 @@ pub(crate) fn read(part: &Part, bytes: &[u8], sink: &mut impl Sink) {
     match part.coding {
         Coding::F32 => float::read_f32(bytes, sink),
         Coding::Bf16 => float::read_bf16(bytes, sink),
+        Coding::Int8 => int8::read(bytes, part.len, sink),
         Coding::Int4 => int4::read(bytes, part.len, sink),
         Coding::Tiles { k } => {
             // The same bytes gave no error when they were checked.
@@ -154,6 +165,7 @@ pub(crate) fn bytes_max(part: &Part) -> u64 {
     match part.coding {
         Coding::F32 => part.len as u64 * 4,
         Coding::Bf16 => part.len as u64 * 2,
+        Coding::Int8 => int8::bytes(part.len) as u64,
         Coding::Int4 => int4::bytes(part.len) as u64,
         Coding::Tiles { k } => sparse::bytes_max(part.len, part.columns, k),
     }

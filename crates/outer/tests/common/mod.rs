@@ -37,10 +37,11 @@ pub fn layout_of(shapes: &[(Role, usize, usize)]) -> Layout {
     layout
 }
 
-pub fn codecs() -> [(&'static str, Codec); 5] {
+pub fn codecs() -> [(&'static str, Codec); 6] {
     let feedback = Nano(950_000_000);
     [
         ("dense", Codec::Dense),
+        ("int8", Codec::Int8 { feedback: Nano::ONE }),
         ("int4", Codec::Int4 { feedback: Nano::ONE }),
         ("sparse-1", Codec::Sparse { k: 1, feedback }),
         ("sparse-64", Codec::Sparse { k: 64, feedback }),
