@@ -22,13 +22,13 @@ pub struct BurnLearner {
     model: Model,
     layout: Layout,
     device: Device,
-    theta: Vec<f32>,
-    gradient: Vec<f32>,
-    optimizer: AdamW,
+    pub(crate) theta: Vec<f32>,
+    pub(crate) gradient: Vec<f32>,
+    pub(crate) optimizer: AdamW,
     /// Tables for training, of the last T.
     tables: Option<Tables>,
     /// θ on the device without gradients, until θ changes.
-    frozen: Option<Vec<Tensor<2>>>,
+    pub(crate) frozen: Option<Vec<Tensor<2>>>,
 }
 
 /// The chosen device.
@@ -93,7 +93,7 @@ impl BurnLearner {
         tensors
     }
 
-    fn check_tokens(&self, tokens: &[u32], sequence: usize) -> Result<(), LearnError> {
+    pub(crate) fn check_tokens(&self, tokens: &[u32], sequence: usize) -> Result<(), LearnError> {
         if sequence == 0 || sequence > self.model.context as usize {
             return Err(LearnError::Length {
                 got: sequence,
@@ -110,7 +110,7 @@ impl BurnLearner {
     }
 
     /// Mean loss in nats; the gradient is left in `self.gradient`.
-    fn backward(&mut self, batch: &Batch) -> Result<f64, LearnError> {
+    pub(crate) fn backward(&mut self, batch: &Batch) -> Result<f64, LearnError> {
         let (b, t) = (batch.rows(), batch.sequence());
         let device = self.device.clone().autodiff();
         let tables = match self.tables.take() {

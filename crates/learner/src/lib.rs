@@ -15,6 +15,7 @@ mod burn_learner;
 mod evaluate;
 mod forward;
 mod generate;
+mod gradients;
 mod init;
 mod learner;
 mod schedule;

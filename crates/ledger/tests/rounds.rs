@@ -2,12 +2,11 @@
 
 use atoll_ledger::{BlockError, Event, Outcome, Phase, Refusal, Standing, State};
 use atoll_protocol::{
-    Action, ByteCount, CheckReason, Domain, Fraction, Hash, InnerSteps, Keypair, MicroNats, Millis, Nano, PeerId,
-    Refused, RefusedReplica, Round, Tokens, Transaction,
-    charter::{
-        CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
-    },
-    transaction::{Reveal, SignedTransaction, commitment},
+    Action, ByteCount, CheckReason, Domain, Hash, InnerSteps, Keypair, MicroNats, Millis, PeerId, Refused,
+    RefusedReplica, Round, Tokens, Transaction,
+    charter::Charter,
+    tiny_charter,
+    transaction::{Measured, Reveal, SignedTransaction, commitment},
 };
 use proptest::prelude::*;
 use std::sync::Arc;

@@ -206,7 +206,9 @@ impl Node {
 
     /// Judges now if everything is there, else when three quarters of the time are over.
     pub(crate) fn open_check(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let wait = Millis(self.state.charter().deadlines.check.0 / 4 * 3);
+        let since = self.state.round().since;
+        let limit = self.state.phase_ends().map_or(0, |end| end.0.saturating_sub(since.0));
+        let wait = Millis(limit / 4 * 3);
         let timer = Timer::Check(self.state.round().number);
         out.push(Effect::SetTimer {
             at: now.after(wait),

@@ -171,12 +171,7 @@ impl Replica {
     /// Where a value is not finite or lengths differ.
     pub fn contribute(&mut self, local: &[f32], codec: &Codec) -> Result<Encoded, ReplicaError> {
         let delta = pseudo_gradient(&self.outer.theta, local)?;
-<<<<<<< HEAD
         Ok(self.feedback.contribute(delta, codec, &self.layout, &self.roots.0)?)
-=======
-        let (codec, base) = (&self.charter.compression.first(), &self.roots.0);
-        Ok(self.feedback.contribute(delta, codec, &self.layout, base)?.blob)
->>>>>>> codecs
     }
 
     /// Notes what was said of the contribution just made with `codec`.
@@ -261,11 +256,7 @@ impl Replica {
             return Ok(false);
         };
         if let Some(blob) = blob {
-<<<<<<< HEAD
             let read = Contribution::read(blob, &self.layout, &pending.codec, &pending.base);
-=======
-            let read = Contribution::read(blob, &self.layout, &self.charter.compression.first(), &pending.base);
->>>>>>> codecs
             let contribution = read.map_err(|cause| ReplicaError::Own { round, cause })?;
             self.feedback.restore(&contribution)?;
         }

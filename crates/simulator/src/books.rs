@@ -27,7 +27,7 @@ impl World {
         self.close_entry(node);
         let blob = self.blobs.get(made.blob);
         let bytes = self.honest.get(&made.blob).unwrap_or(&blob.bytes).clone();
-        let read = Contribution::read(bytes, &self.layout, &self.charter.codec, &blob.base);
+        let read = Contribution::read(bytes, &self.layout, &made.codec, &blob.base);
         let mut carried = vec![0.0f32; self.layout.parameters];
         let decoded = read.map(|contribution| contribution.decode_into(&mut carried));
         if !matches!(decoded, Ok(Ok(()))) {
@@ -36,7 +36,7 @@ impl World {
                 format!("node {node}, round {round}: it cannot be decoded"),
             );
         }
-        let beta = f64::from(nano_f32(self.charter.codec.feedback()));
+        let beta = f64::from(nano_f32(made.codec.feedback()));
         let book = &mut self.books[node as usize];
         book.expected.resize(carried.len(), 0.0);
         for ((e, delta), carried) in book.expected.iter_mut().zip(&made.delta).zip(&carried) {
@@ -44,6 +44,13 @@ impl World {
         }
         book.open = Some((round, carried.into_iter().map(f64::from).collect()));
         book.entries += 1;
+    }
+
+    /// The open contribution is sent again, to another round.
+    pub(crate) fn reopen(&mut self, node: u32, round: Round) {
+        if let Some((open, _)) = self.books[node as usize].open.as_mut() {
+            *open = round;
+        }
     }
 
     /// Puts the open contribution's fate into the account, if its round is over.
@@ -63,8 +70,12 @@ impl World {
         }
     }
 
-    /// Holds a node's error feedback against its account; nothing of it may be open.
+    /// Holds a node's error feedback against its account, if no contribution of it is open.
     pub(crate) fn check_books(&mut self, node: u32, values: &[f32]) {
+        let life = self.peers[node as usize].life.as_ref();
+        if life.is_some_and(|life| life.replica.pending().is_some()) {
+            return;
+        }
         self.close_entry(node);
         let book = &self.books[node as usize];
         if book.open.is_some() || book.entries == 0 {

@@ -33,19 +33,24 @@ impl World {
     pub(crate) fn carry_out(&mut self, node: u32, effect: Effect) {
         match effect {
             Effect::Submit(action) => self.submit(node, action),
-            Effect::Train { round, share } => self.order_job(node, Job::Train(round, share)),
+            Effect::Train { round, share, terms } => self.order_job(node, Job::Train(round, share, terms)),
             Effect::Abort => self.stop_training(node),
-            Effect::Fetch { peer: _, reveal } => match self.blobs.find(&reveal.blob) {
+            Effect::Fetch { reveal, .. } => match self.blobs.find(&reveal.blob) {
                 Some(blob) => self.fetch(node, reveal.round, blob, 0),
                 None => self.violated(
                     "blob",
                     format!("node {node} fetches {}, which nobody made", reveal.blob.short()),
                 ),
             },
-            Effect::Merge { round, plan } => {
+            Effect::Merge { round, plan, terms } => {
                 let ticket = self.ticket();
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
-                    life.merging = Some(Gathering { ticket, round, plan });
+                    life.merging = Some(Gathering {
+                        ticket,
+                        round,
+                        plan,
+                        steps: terms.steps,
+                    });
                 }
                 self.gather(node, ticket);
             }
@@ -308,8 +313,8 @@ impl World {
                 let Some(life) = self.peers[node as usize].life.as_mut() else {
                     return;
                 };
-                if let Some(Gathering { round, plan, .. }) = life.merging.take() {
-                    self.order_job(node, Job::Merge(round, plan));
+                if let Some(Gathering { round, plan, steps, .. }) = life.merging.take() {
+                    self.order_job(node, Job::Merge(round, plan, steps));
                 }
             }
             Some((blob, Some(source))) => {

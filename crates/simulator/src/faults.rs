@@ -162,14 +162,8 @@ impl World {
     fn written_after_all(&mut self, node: u32, job: Job, stage: Stage) {
         match (job, stage) {
             (_, Stage::Blob(made)) => self.blobs.hold(made.blob, node, true),
-            (_, Stage::Private(saved, made)) => {
-                let round = saved.pending.as_ref().map(|pending| pending.reveal.round);
-                self.peers[node as usize].disk.saved = *saved;
-                if let (Some(made), Some(round)) = (made, round) {
-                    self.keep_books(node, round, &made);
-                }
-            }
-            (Job::Merge(round, _), Stage::Theta(state, roots)) => {
+            (_, Stage::Private(saved, made)) => self.note_saved(node, *saved, made.as_deref()),
+            (Job::Merge(round, ..), Stage::Theta(state, roots)) => {
                 let (keep, at) = (round.next(), self.now);
                 let disk = &mut self.peers[node as usize].disk;
                 disk.thetas

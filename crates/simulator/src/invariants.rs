@@ -163,8 +163,13 @@ impl World {
         let (round, phase) = (state.round().number, state.round().phase);
         let last = state.core().last_merge.as_ref().map(|last| last.round);
         let fits = match effect {
-            Effect::Train { round: of, share } => {
-                *of == round && phase == Phase::Commit && share.beacon == state.round().beacon
+            Effect::Train {
+                round: of,
+                share,
+                terms,
+            } => {
+                let fixed = state.round();
+                *of == round && phase == Phase::Commit && share.beacon == fixed.beacon && *terms == fixed.terms
             }
             Effect::Fetch { reveal, .. } => reveal.round == round && matches!(phase, Phase::Reveal | Phase::Check),
             Effect::Merge { round: of, .. } => (*of == round && phase == Phase::Merge) || last == Some(*of),

@@ -5,27 +5,25 @@
 
 use crate::random::Random;
 use atoll_ledger::assign::{Purpose, Share};
-use atoll_protocol::{Charter, Layout, Round, charter::Model};
-use std::sync::Arc;
+use atoll_protocol::{Charter, Layout, charter::Model};
+use std::{ops::Range, sync::Arc};
 
-/// What H inner steps gave.
+/// What some inner steps gave.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Trained {
+pub struct Stepped {
     /// w, P values.
     pub weights: Vec<f32>,
-    /// Mean training loss.
-    pub train_loss: f64,
-    /// Held-out loss of the θ that training began from.
-    pub held_out: f64,
+    /// Sum of the training losses before each step.
+    pub losses: f64,
 }
 
 /// One replica's training. The same calls give the same bits.
 pub trait Learner {
-    /// The round's inner steps from θ on this share.
+    /// These inner steps from `weights` on this share; the first of them is the run's `global`-th.
     ///
     /// # Errors
     /// Where the numbers are bad.
-    fn train(&mut self, theta: &[f32], round: Round, share: &Share) -> Result<Trained, String>;
+    fn steps(&mut self, weights: &[f32], share: &Share, steps: Range<u32>, global: u64) -> Result<Stepped, String>;
 
     /// θ's loss.
     ///
@@ -112,12 +110,12 @@ impl Quadratic {
 }
 
 impl Learner for Quadratic {
-    fn train(&mut self, theta: &[f32], _round: Round, share: &Share) -> Result<Trained, String> {
-        let mut weights = theta.to_vec();
-        let (rules, mut sum) = (&self.charter.round, 0.0);
+    fn steps(&mut self, weights: &[f32], share: &Share, steps: Range<u32>, _global: u64) -> Result<Stepped, String> {
+        let mut weights = weights.to_vec();
+        let (rules, mut losses) = (&self.charter.round, 0.0);
         let lr = self.charter.inner.lr.0 as f32 / 1e9;
-        for step in 0..rules.inner_steps.0 {
-            sum += self.distance(&weights);
+        for step in steps {
+            losses += self.distance(&weights);
             let rows = share.rows(Purpose::Train, step.into(), rules.batch.into(), ROWS);
             let mut random = Random::of(NOISE, &rows);
             let optimum = self.optimum.iter().zip(&self.curvature);
@@ -126,11 +124,7 @@ impl Learner for Quadratic {
                 *weight -= lr * gradient;
             }
         }
-        Ok(Trained {
-            weights,
-            train_loss: sum / f64::from(rules.inner_steps.0),
-            held_out: self.distance(theta),
-        })
+        Ok(Stepped { weights, losses })
     }
 
     fn loss(&mut self, theta: &[f32]) -> Result<f64, String> {

@@ -38,7 +38,7 @@ mod world;
 pub use clock::Micros;
 pub use failure::Failure;
 pub use invariants::Violation;
-pub use learner::{Learner, Task, Toy, Trained};
+pub use learner::{Learner, Stepped, Task, Toy};
 pub use report::{Planted, Report, finish, run, run_planted};
 pub use scenario::{
     Churn, Clock, Deed, Disk, Event, Hold, Learner as LearnerSpec, Line, Order, Profile, Range, Rules, Scenario,

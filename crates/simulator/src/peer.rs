@@ -1,10 +1,10 @@
 //! One node: what survives a crash, and what does not.
 
 use crate::{blobs::BlobId, clock::Micros, learner::Learner, random::Random, scenario::Profile, trainer::Job};
-use atoll_ledger::{Planned, Roots};
+use atoll_ledger::{Planned, Roots, assign::Share};
 use atoll_node::Node;
-use atoll_outer::{OuterState, Pending, Replica};
-use atoll_protocol::{Hash, Keypair, PeerId, Round};
+use atoll_outer::{Ahead, OuterState, Pending, Replica};
+use atoll_protocol::{Hash, InnerSteps, Keypair, PeerId, Round, charter::Codec};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -87,6 +87,21 @@ pub(crate) struct Life {
     pub(crate) round: Round,
     pub(crate) base: Roots,
     pub(crate) timers: u32,
+    /// The training that goes on while the last contribution travels.
+    pub(crate) ahead: Option<GoneAhead>,
+}
+
+/// Training that goes on while a contribution travels. Its steps are computed when they are needed: how many
+/// there were follows from the time that has passed.
+pub(crate) struct GoneAhead {
+    pub(crate) from: Ahead,
+    pub(crate) share: Share,
+    /// The first of its steps in the share, and in the run.
+    pub(crate) first: u32,
+    pub(crate) global: u64,
+    pub(crate) since: Micros,
+    /// How many were taken, once that is known.
+    pub(crate) taken: u32,
 }
 
 /// The trainer at work.
@@ -116,6 +131,9 @@ pub(crate) struct Made {
     pub(crate) blob: BlobId,
     /// δ in full, for the books.
     pub(crate) delta: Vec<f32>,
+    pub(crate) codec: Codec,
+    /// The next training goes on from here.
+    pub(crate) ahead: Option<GoneAhead>,
 }
 
 /// A plan whose missing blobs are fetched one after the other.
@@ -123,6 +141,7 @@ pub(crate) struct Gathering {
     pub(crate) ticket: u64,
     pub(crate) round: Round,
     pub(crate) plan: Vec<Planned>,
+    pub(crate) steps: InnerSteps,
 }
 
 /// A crash while the effects of one step are carried out.

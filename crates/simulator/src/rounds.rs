@@ -60,7 +60,9 @@ impl Rounds {
         match event {
             Event::Joined(peer) => self.accounts.entry(*peer).or_default().absent = 0,
             Event::Excluded(peer, _) => drop(self.excluded.insert(*peer)),
-            Event::RoundOpened { round, beacon, roster } => {
+            Event::RoundOpened {
+                round, beacon, roster, ..
+            } => {
                 if *round != self.number || !self.beacons.insert(*beacon) {
                     broken.push((
                         "rounds",

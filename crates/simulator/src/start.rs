@@ -57,6 +57,7 @@ impl World {
             round,
             base: state.core().roots,
             timers: 0,
+            ahead: None,
         });
         self.order.noticed[node as usize] = false;
         self.trace.start(now, node, height);
@@ -82,7 +83,8 @@ impl World {
         found.unwrap_or_else(|| self.first.clone())
     }
 
-    /// Contributions by an earlier life to a round that is over are settled by the round's record.
+    /// A contribution by an earlier life to a round that is over is settled if the round's record names it;
+    /// else it is sent again or goes back into error feedback when training begins.
     fn settle_old(&mut self, node: u32, current: Round) {
         let saved = &self.peers[node as usize].disk.saved;
         let Some(old) = saved
@@ -96,10 +98,8 @@ impl World {
         let me = self.peers[node as usize].id;
         let record = self.order.records.iter().find(|record| record.round == old);
         let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
-        let job = match merged {
-            true => Job::Settle(old),
-            false => Job::Restore(old),
-        };
-        self.order_job(node, job);
+        if merged {
+            self.order_job(node, Job::Settle(old));
+        }
     }
 }

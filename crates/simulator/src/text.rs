@@ -1,6 +1,6 @@
 //! The real learner in place of the toy: a small Llama on bytes of a text, for small networks.
 
-use crate::learner::{Learner, Task, Trained};
+use crate::learner::{Learner, Stepped, Task};
 use atoll_learner::{
     BurnLearner, DeviceChoice, LearnError, Learner as _,
     data::{self, Corpus, DataError, Dataset, Split, Tokenizer},
@@ -8,10 +8,10 @@ use atoll_learner::{
 };
 use atoll_ledger::assign::{Purpose, Share};
 use atoll_protocol::{
-    Charter, InnerSteps, Nano, Round,
-    charter::{InnerOptimizer, Model},
+    Charter, InnerSteps, Nano,
+    charter::{InnerOptimizer, Matrices, Model},
 };
-use std::{path::Path, rc::Rc, sync::Arc};
+use std::{ops::Range, path::Path, rc::Rc, sync::Arc};
 use thiserror::Error;
 
 /// Why the real learner cannot be used.
@@ -111,6 +111,7 @@ impl Task for Text {
             beta2: Nano(950_000_000),
             eps: Nano(10),
             clip: Nano::ONE,
+            matrices: Matrices::AdamW,
         };
     }
 
@@ -148,31 +149,28 @@ impl Llama {
 }
 
 impl Learner for Llama {
-    fn train(&mut self, theta: &[f32], round: Round, share: &Share) -> Result<Trained, String> {
-        self.learner.write(theta).map_err(|error| error.to_string())?;
-        let held_out = self.held_out()?;
+    fn steps(&mut self, weights: &[f32], share: &Share, steps: Range<u32>, global: u64) -> Result<Stepped, String> {
+        self.learner.write(weights).map_err(|error| error.to_string())?;
         let charter = self.charter.clone();
         let (rules, rows) = (&charter.round, self.dataset.rows(Split::Train, SEQUENCE));
-        let steps = u64::from(rules.inner_steps.0);
-        let mut sum = 0.0;
-        for step in 0..steps {
-            let rows = share.rows(Purpose::Train, step, BATCH.into(), rows);
+        let total = u64::from(rules.rounds) * u64::from(rules.inner_steps.0);
+        let mut losses = 0.0;
+        for (step, global) in steps.zip(global..) {
+            let rows = share.rows(Purpose::Train, step.into(), BATCH.into(), rows);
             let batch = self
                 .dataset
                 .batch(Split::Train, &rows, SEQUENCE)
                 .map_err(|error| error.to_string())?;
-            let global = u64::from(round.0) * steps + step;
-            let rate = learning_rate(&charter.inner, global, u64::from(rules.rounds) * steps);
+            let rate = learning_rate(&charter.inner, global, total);
             let done = self
                 .learner
                 .train_step(&batch, rate)
                 .map_err(|error| error.to_string())?;
-            sum += done.loss;
+            losses += done.loss;
         }
-        Ok(Trained {
+        Ok(Stepped {
             weights: self.learner.read(),
-            train_loss: sum / steps as f64,
-            held_out,
+            losses,
         })
     }
 

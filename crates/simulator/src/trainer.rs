@@ -1,24 +1,28 @@
 //! A node's trainer: one order at a time, and what it reports is on disk by then, as in the real one.
 
 use crate::{
-    blobs::Blob,
+    blobs::{Blob, BlobId},
     clock::Micros,
-    peer::{Busy, Made, Saved, Stage, Stored},
+    peer::{Busy, GoneAhead, Life, Made, Saved, Stage, Stored},
     scenario::Deed,
     trace::Span,
     world::{Happening, World},
 };
-use atoll_ledger::{Planned, Roots, assign::Share};
+use atoll_ledger::{Planned, Roots, Terms, assign::Share};
 use atoll_node::Input;
 use atoll_outer::{Contribution, OuterState};
-use atoll_protocol::{ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens, transaction::Reveal};
+use atoll_protocol::{
+    ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens,
+    charter::Overlap,
+    transaction::{Ahead, AheadFrom, Reveal},
+};
 use std::sync::Arc;
 
 /// An order.
 #[derive(Debug, Clone)]
 pub(crate) enum Job {
-    Train(Round, Share),
-    Merge(Round, Vec<Planned>),
+    Train(Round, Share, Terms),
+    Merge(Round, Vec<Planned>, InnerSteps),
     Advance(Roots),
     Discard,
     Restore(Round),
@@ -59,16 +63,8 @@ impl World {
         let peer = &mut self.peers[node as usize];
         let Some(life) = peer.life.as_mut() else { return };
         match job {
-            Job::Train(..) => {
-                let earlier = life.replica.pending().map(|pending| pending.reveal.round);
-                if let Some(earlier) = earlier {
-                    self.restore(node, earlier); // its round is over, and this one would take its place on disk
-                }
-                let peer = &mut self.peers[node as usize];
-                let steps = f64::from(self.scenario.rules.inner_steps);
-                let pace = 0.8 + 0.4 * peer.random.unit();
-                let length = peer.profile.step.times(steps * pace * peer.slow.training);
-                self.be_busy(node, job, Stage::Computing, length);
+            Job::Train(round, share, terms) => {
+                self.begin_training(node, round, share, terms);
             }
             Job::Merge(..) | Job::Checkpoint(_) => {
                 let length = peer.profile.merge.times(0.5 + peer.random.unit());
@@ -82,6 +78,7 @@ impl World {
             Job::Discard => life.replica.discard(),
             Job::Adopt(roots, state) => {
                 life.replica.adopt((*state).clone(), (roots.theta, roots.momentum));
+                life.ahead = None; // it led on from another θ
                 self.input(node, Input::Adopted(roots));
             }
             Job::Restore(round) => {
@@ -95,6 +92,39 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Sends the open contribution again, if it fits; else trains.
+    fn begin_training(&mut self, node: u32, round: Round, share: Share, terms: Terms) {
+        let Some(life) = self.peers[node as usize].life.as_mut() else {
+            return;
+        };
+        if life.replica.repeat(round, &terms.codec, terms.steps).is_some() {
+            return self.save(node, Job::Train(round, share, terms), None);
+        }
+        let earlier = life.replica.pending().map(|pending| pending.reveal.round);
+        if let Some(earlier) = earlier {
+            self.restore(node, earlier); // θ moved without it, and this one would take its place on disk
+        }
+        let taken = self.steps_ahead(node, terms.steps);
+        let peer = &mut self.peers[node as usize];
+        let steps = f64::from(terms.steps.0 - taken);
+        let pace = 0.8 + 0.4 * peer.random.unit();
+        let length = peer.profile.step.times(steps * pace * peer.slow.training);
+        self.be_busy(node, Job::Train(round, share, terms), Stage::Computing, length);
+    }
+
+    /// How many of a round's `steps` were taken while the last contribution travelled.
+    fn steps_ahead(&mut self, node: u32, steps: InnerSteps) -> u32 {
+        let (now, peer) = (self.now, &mut self.peers[node as usize]);
+        let step = peer.profile.step.times(peer.slow.training);
+        let Some(ahead) = peer.life.as_mut().and_then(|life| life.ahead.as_mut()) else {
+            return 0;
+        };
+        let done = now.since(ahead.since).0 / step.0.max(1);
+        let taken = u32::try_from(done).unwrap_or(u32::MAX).min(steps.0);
+        ahead.taken = taken;
+        taken
     }
 
     fn be_busy(&mut self, node: u32, job: Job, stage: Stage, length: Micros) {
@@ -135,14 +165,16 @@ impl World {
 
     /// Training under way ends at its next inner step.
     pub(crate) fn stop_training(&mut self, node: u32) {
-        let (now, steps) = (self.now, u64::from(self.scenario.rules.inner_steps));
+        let now = self.now;
         let peer = &mut self.peers[node as usize];
         let step = peer.profile.step.times(peer.slow.training);
         let Some(life) = peer.life.as_mut() else { return };
         life.jobs.retain(|job| !matches!(job, Job::Train(..)));
         let number = life.number;
         let Some(busy) = life.busy.as_mut() else { return };
-        if matches!((&busy.job, &busy.stage), (Job::Train(..), Stage::Computing)) && !busy.stop {
+        let Job::Train(_, _, terms) = &busy.job else { return };
+        let steps = u64::from(terms.steps.0);
+        if matches!(busy.stage, Stage::Computing) && !busy.stop {
             busy.stop = true;
             let done = now.since(busy.since).0 / step.0.max(1) + 1;
             let at = busy.since.after(Micros(step.0 * done.min(steps))).max(now);
@@ -167,19 +199,19 @@ impl World {
             return; // it was stopped earlier
         };
         match (busy.job, busy.stage) {
-            (Job::Train(round, share), Stage::Computing) => {
+            (Job::Train(round, share, terms), Stage::Computing) => {
                 self.trace.span(node, round, Span::Train, busy.since, self.now);
                 if !busy.stop {
-                    self.trained(node, round, share);
+                    self.trained(node, round, share, terms);
                 }
             }
             (job, Stage::Blob(made)) => {
                 self.blobs.hold(made.blob, node, true);
                 self.save(node, job, Some(made));
             }
-            (_, Stage::Private(saved, made)) => self.saved(node, *saved, made),
-            (Job::Merge(round, plan), Stage::Computing) => self.merge(node, round, plan, busy.since),
-            (Job::Merge(round, _), Stage::Theta(state, roots)) => self.stored(node, round, &state, roots),
+            (job, Stage::Private(saved, made)) => self.saved(node, &job, *saved, made),
+            (Job::Merge(round, plan, steps), Stage::Computing) => self.merge(node, round, (plan, steps), busy.since),
+            (Job::Merge(round, ..), Stage::Theta(state, roots)) => self.stored(node, round, &state, roots),
             (Job::Checkpoint(round), _) => self.checkpoint(node, round),
             _ => {}
         }
@@ -187,13 +219,13 @@ impl World {
     }
 
     /// H steps are done: encodes the contribution and writes its blob.
-    fn trained(&mut self, node: u32, round: Round, share: Share) {
+    fn trained(&mut self, node: u32, round: Round, share: Share, terms: Terms) {
         let malformed = self.peers[node as usize].fault(Deed::Malformed, round);
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return;
         };
         let theta = life.replica.theta().to_vec();
-        let trained = match life.learner.train(&theta, round, &share) {
+        let trained = match life.train(&theta, &share, &terms) {
             Ok(trained) => trained,
             Err(error) => return self.violated("learner", format!("node {node}, round {round}: {error}")),
         };
@@ -203,41 +235,90 @@ impl World {
             return;
         };
         let base = life.replica.roots().0;
-        let mut bytes = match life.replica.contribute(&trained.weights) {
-            Ok(bytes) => bytes,
+        let encoded = match life.replica.contribute(&trained.weights, &terms.codec) {
+            Ok(encoded) => encoded,
             Err(error) => return self.violated("contribution", format!("node {node}, round {round}: {error}")),
         };
+        let (mut bytes, measured) = (encoded.blob, encoded.measured);
         let honest = malformed.then(|| bytes.clone());
         bytes.truncate(bytes.len() - usize::from(malformed));
         let (hash, length) = (Hash::of_blob(&bytes), bytes.len());
         let rules = &self.charter.round;
-        let tokens = u64::from(rules.inner_steps.0) * u64::from(rules.batch) * u64::from(rules.sequence);
-        life.replica.set_pending(Reveal {
+        let tokens = u64::from(terms.steps.0) * u64::from(rules.batch) * u64::from(rules.sequence);
+        let reveal = Reveal {
             round,
             blob: hash,
             bytes: ByteCount(length as u64),
-            steps: InnerSteps(rules.inner_steps.0),
+            steps: terms.steps,
+            ahead: trained.ahead,
             tokens: Tokens(tokens),
             train_loss: micro_nats(trained.train_loss),
             held_out: micro_nats(trained.held_out),
-        });
-        let (layout, codec) = (self.layout.clone(), self.charter.codec.clone());
+            measured,
+        };
+        life.replica.set_pending(reveal, terms.codec.clone());
+        let (layout, codec) = (self.layout.clone(), terms.codec.clone());
         let read = |bytes| Contribution::read(bytes, &layout, &codec, &base).map_err(|error| error.reason());
         let blob = || Blob::new((node, round), bytes, base, read);
         let blob = self.blobs.add(self.scenario.nodes, blob, hash);
         self.honest.extend(honest.map(|honest| (blob, honest)));
         let delta = theta.iter().zip(&trained.weights).map(|(theta, w)| theta - w).collect();
+        let ahead = self.ahead(node, blob, &trained.weights, (&share, &terms));
         let safe = self.peers[node as usize].write(self.now, length);
-        let made = Box::new(Made { blob, delta });
-        self.be_busy(node, Job::Train(round, share), Stage::Blob(made), safe.since(self.now));
+        let codec = terms.codec.clone();
+        let made = Box::new(Made {
+            blob,
+            delta,
+            codec,
+            ahead,
+        });
+        let job = Job::Train(round, share, terms);
+        self.be_busy(node, job, Stage::Blob(made), safe.since(self.now));
     }
 
-    /// The private state is on disk; a contribution in it may be spoken of now.
-    fn saved(&mut self, node: u32, saved: Saved, made: Option<Box<Made>>) {
-        let reveal = saved.pending.as_ref().map(|pending| pending.reveal.clone());
+    /// Where a node trains on from while its contribution travels, if the charter has it so.
+    fn ahead(&mut self, node: u32, blob: BlobId, weights: &[f32], of: (&Share, &Terms)) -> Option<GoneAhead> {
+        let (share, terms) = of;
+        let from = match self.charter.round.overlap {
+            Overlap::None => return None,
+            Overlap::Steps | Overlap::Auto => AheadFrom::Own,
+            Overlap::Eager => AheadFrom::Eager,
+            Overlap::Round => AheadFrom::Theta,
+        };
+        let contribution = self.blobs.get(blob).read.as_ref().ok()?;
+        let life = self.peers[node as usize].life.as_ref()?;
+        let from = life.replica.go_ahead(from, weights, contribution, share.replicas as usize);
+        Some(GoneAhead {
+            from: from.ok()?,
+            share: share.clone(),
+            first: terms.steps.0,
+            global: terms.first_step + u64::from(terms.steps.0),
+            since: self.now,
+            taken: 0,
+        })
+    }
+
+    /// What is on disk now, and what the books make of it.
+    pub(crate) fn note_saved(&mut self, node: u32, saved: Saved, made: Option<&Made>) {
+        let round = saved.pending.as_ref().map(|pending| pending.reveal.round);
         self.peers[node as usize].disk.saved = saved;
-        if let (Some(made), Some(reveal)) = (made, reveal) {
-            self.keep_books(node, reveal.round, &made);
+        match (made, round) {
+            (Some(made), Some(round)) => self.keep_books(node, round, made),
+            (None, Some(round)) => self.reopen(node, round),
+            (_, None) => {}
+        }
+    }
+
+    /// The private state is on disk; a contribution to the round that was trained may be spoken of now.
+    fn saved(&mut self, node: u32, job: &Job, saved: Saved, made: Option<Box<Made>>) {
+        let reveal = saved.pending.as_ref().map(|pending| pending.reveal.clone());
+        self.note_saved(node, saved, made.as_deref());
+        if let Some(life) = self.peers[node as usize].life.as_mut()
+            && let Some(made) = made
+        {
+            life.ahead = made.ahead;
+        }
+        if let (Job::Train(..), Some(reveal)) = (job, reveal) {
             self.input(node, Input::Trained(reveal));
         }
     }
@@ -265,12 +346,12 @@ impl World {
     }
 
     /// Merges a plan whose blobs are all here, and writes the result.
-    fn merge(&mut self, node: u32, round: Round, plan: Vec<Planned>, since: Micros) {
+    fn merge(&mut self, node: u32, round: Round, (plan, steps): (Vec<Planned>, InnerSteps), since: Micros) {
         self.trace.span(node, round, Span::Merge, since, self.now);
         let fails = self.peers[node as usize].fault(Deed::MergeFails, round);
         let merged = match fails {
             true => Err("a fault that was asked for".to_string()),
-            false => self.merged(node, round, &plan),
+            false => self.merged(node, round, &plan, steps),
         };
         let (mut state, mut roots) = match merged {
             Ok(merged) => merged,
@@ -285,7 +366,7 @@ impl World {
         let bytes = 4 * self.layout.parameters * if roots.momentum.is_some() { 2 } else { 1 };
         let safe = self.peers[node as usize].write(self.now, bytes);
         let stage = Stage::Theta(state, roots);
-        self.be_busy(node, Job::Merge(round, plan), stage, safe.since(self.now));
+        self.be_busy(node, Job::Merge(round, plan, steps), stage, safe.since(self.now));
     }
 
     /// A merged θ is on disk.
@@ -331,5 +412,42 @@ impl World {
                 held_out,
             },
         );
+    }
+}
+
+/// What a round's training gave.
+struct Trained {
+    weights: Vec<f32>,
+    train_loss: f64,
+    held_out: f64,
+    ahead: Option<Ahead>,
+}
+
+impl Life {
+    /// A round's steps: those taken ahead first, from where they began; then the rest, from where they lead now.
+    fn train(&mut self, theta: &[f32], share: &Share, terms: &Terms) -> Result<Trained, String> {
+        let held_out = self.learner.loss(theta)?;
+        let (mut weights, mut losses, mut ahead) = (theta.to_vec(), 0.0, None);
+        if let Some(gone) = self.ahead.take().filter(|gone| gone.taken > 0) {
+            let (first, taken) = (gone.first, gone.taken);
+            let steps = first..first + taken;
+            let early = self.learner.steps(gone.from.start(), &gone.share, steps, gone.global)?;
+            let back = self.replica.come_back(&gone.from, &early.weights);
+            weights = back.map_err(|error| error.to_string())?;
+            losses = early.losses;
+            ahead = Some(Ahead {
+                from: gone.from.from,
+                steps: InnerSteps(taken),
+            });
+        }
+        let taken = ahead.map_or(0, |ahead| ahead.steps.0);
+        let global = terms.first_step + u64::from(taken);
+        let rest = self.learner.steps(&weights, share, taken..terms.steps.0, global)?;
+        Ok(Trained {
+            weights: rest.weights,
+            train_loss: (losses + rest.losses) / f64::from(terms.steps.0),
+            held_out,
+            ahead,
+        })
     }
 }

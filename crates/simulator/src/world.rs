@@ -421,7 +421,7 @@ impl World {
                 .filter_map(|peer| peer.life.as_ref().map(|life| (peer, life)))
                 .all(|(peer, life)| {
                     let (theta, momentum) = life.replica.roots();
-                    let idle = life.busy.is_none() && life.jobs.is_empty() && life.replica.pending().is_none();
+                    let idle = life.busy.is_none() && life.jobs.is_empty();
                     idle && peer.disk.height == height && Roots { theta, momentum } == roots
                 })
     }

@@ -4,7 +4,6 @@
 //! [`outer_loop`] and [`baselines`] (the methods), [`book`] (results on disk, resumable), [`campaign`]
 //! (grid, then seeds), [`clock`] (links in virtual time), [`table`] and [`plot`].
 
-pub mod arms;
 mod baselines;
 pub mod book;
 pub mod campaign;

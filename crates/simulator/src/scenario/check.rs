@@ -176,15 +176,23 @@ impl Scenario {
     }
 
     fn check_charter(&self) -> Result<(), ScenarioError> {
-        if !["dense", "int4", "sparse"].contains(&self.rules.codec.as_str()) {
-            return Err(refuse(
+        let words: [(&str, &String, &[&str]); 3] = [
+            (
                 "rules.codec",
                 &self.rules.codec,
-                "dense, int4 or sparse is allowed",
-            ));
-        }
-        if !["sgd", "nesterov"].contains(&self.rules.outer.as_str()) {
-            return Err(refuse("rules.outer", &self.rules.outer, "sgd or nesterov is allowed"));
+                &["dense", "int8", "int4", "sparse", "lowrank", "auto", "effective-rank"],
+            ),
+            (
+                "rules.overlap",
+                &self.rules.overlap,
+                &["none", "steps", "eager", "round", "auto"],
+            ),
+            ("rules.outer", &self.rules.outer, &["sgd", "nesterov"]),
+        ];
+        for (field, word, allowed) in words {
+            if !allowed.contains(&word.as_str()) {
+                return Err(refuse(field, word, format!("one of {} is allowed", allowed.join(", "))));
+            }
         }
         let charter = charter::charter(self, 0, atoll_protocol::Hash::ZERO);
         charter

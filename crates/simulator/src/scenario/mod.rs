@@ -76,10 +76,14 @@ pub type Range = [u64; 2];
 pub struct Rules {
     /// H.
     pub inner_steps: u32,
-    /// Codec: `dense`, `int4` or `sparse`.
+    /// Codec: `dense`, `int8`, `int4`, `sparse`, `lowrank`, `auto` or `effective-rank`.
     pub codec: String,
+    /// What a peer does while its contribution travels: `none`, `steps`, `eager`, `round` or `auto`.
+    pub overlap: String,
     /// Outer optimizer: `sgd` or `nesterov`.
     pub outer: String,
+    /// Rounds of its momentum's warm-up.
+    pub outer_warmup: u32,
     /// Rounds whose blobs are kept.
     pub retention: u32,
     /// Rounds between checkpoints.
@@ -88,6 +92,8 @@ pub struct Rules {
     pub absent_max: u32,
     /// Deadlines in milliseconds: grace, reveal, check, merge, heartbeat.
     pub deadlines_ms: [u64; 5],
+    /// Deviations above the median after which a phase ends; 0 keeps these deadlines.
+    pub deviations: u32,
 }
 
 impl Default for Rules {
@@ -95,11 +101,14 @@ impl Default for Rules {
         Self {
             inner_steps: 4,
             codec: "int4".into(),
+            overlap: "none".into(),
             outer: "sgd".into(),
+            outer_warmup: 0,
             retention: 2,
             checkpoint_every: 5,
             absent_max: 2,
             deadlines_ms: [2_000, 5_000, 10_000, 10_000, 60_000],
+            deviations: 0,
         }
     }
 }

@@ -129,12 +129,16 @@ impl Scenario {
 }
 
 fn rules(random: &mut Random) -> Rules {
-    let codecs = ["int4", "sparse", "dense"];
-    let outers = ["sgd", "nesterov"];
+    let mut one_of = |words: &[&str]| words[random.below(words.len() as u64) as usize].to_string();
+    let codec = one_of(&["int4", "sparse", "dense", "int8", "auto"]);
+    let overlap = one_of(&["none", "steps", "eager", "round", "auto"]);
+    let outer = one_of(&["sgd", "nesterov"]);
     Rules {
         inner_steps: random.within(1, 6) as u32,
-        codec: codecs[random.below(3) as usize].into(),
-        outer: outers[random.below(2) as usize].into(),
+        codec,
+        overlap,
+        outer,
+        outer_warmup: often(random, 5) as u32,
         retention: random.within(0, 4) as u32,
         checkpoint_every: random.within(1, 6) as u32,
         absent_max: random.within(1, 4) as u32,
@@ -145,6 +149,7 @@ fn rules(random: &mut Random) -> Rules {
             random.within(2_000, 20_000),
             random.within(5_000, 60_000),
         ],
+        deviations: often(random, 12) as u32,
     }
 }
 
