@@ -4,7 +4,7 @@
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init};
 use atoll_protocol::{
     Hash, InnerSteps, Nano,
-    charter::{InnerOptimizer, Model},
+    charter::{InnerOptimizer, Matrices, Model},
 };
 use std::time::Instant;
 
@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         beta2: Nano(950_000_000),
         eps: Nano(10),
         clip: Nano::ONE,
+        matrices: Matrices::AdamW,
     };
     let mut learner = BurnLearner::new(&model, &inner, DeviceChoice::Cpu)?;
     learner.write(&init(&model, 1))?;

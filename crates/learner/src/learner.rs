@@ -137,7 +137,7 @@ pub trait Learner: Send {
 pub(crate) mod tests {
     use atoll_protocol::{
         Hash, InnerSteps, Nano,
-        charter::{InnerOptimizer, Model},
+        charter::{InnerOptimizer, Matrices, Model},
     };
 
     /// Small enough for finite differences, with grouped queries.
@@ -169,6 +169,7 @@ pub(crate) mod tests {
             beta2: Nano(950_000_000),
             eps: Nano(10),
             clip: Nano::ONE,
+            matrices: Matrices::AdamW,
         }
     }
 }

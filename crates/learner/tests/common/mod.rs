@@ -8,7 +8,7 @@ use atoll_learner::{
 };
 use atoll_protocol::{
     Hash, InnerSteps, Layout, Nano,
-    charter::{InnerOptimizer, Model},
+    charter::{InnerOptimizer, Matrices, Model},
     layout::Role,
 };
 
@@ -56,6 +56,7 @@ pub fn inner() -> InnerOptimizer {
         beta2: Nano(950_000_000),
         eps: Nano(10),
         clip: Nano::ONE,
+        matrices: Matrices::AdamW,
     }
 }
 
