@@ -1,4 +1,5 @@
-//! Tokens per second of training on this machine: `cargo run --release --example training_throughput [steps]`.
+//! Tokens per second of training on this machine, with AdamW, then with Muon for matrices:
+//! `cargo run --release --example training_throughput [steps]`.
 //! Set `RAYON_NUM_THREADS=1` for one thread.
 
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init};
@@ -10,6 +11,15 @@ use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let steps: usize = std::env::args().nth(1).map_or(Ok(20), |text| text.parse())?;
+    let momentum = Nano(950_000_000);
+    for matrices in [Matrices::AdamW, Matrices::Muon { momentum }] {
+        println!("{matrices:?}");
+        measure(steps, matrices)?;
+    }
+    Ok(())
+}
+
+fn measure(steps: usize, matrices: Matrices) -> Result<(), Box<dyn std::error::Error>> {
     let model = Model {
         vocab: 1024,
         width: 128,
@@ -34,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         beta2: Nano(950_000_000),
         eps: Nano(10),
         clip: Nano::ONE,
-        matrices: Matrices::AdamW,
+        matrices,
     };
     let mut learner = BurnLearner::new(&model, &inner, DeviceChoice::Cpu)?;
     learner.write(&init(&model, 1))?;

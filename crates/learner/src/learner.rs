@@ -111,7 +111,7 @@ pub trait Learner: Send {
     /// stays as it is.
     fn write(&mut self, theta: &[f32]) -> Result<(), LearnError>;
 
-    /// Forward, backward, clip, AdamW with rate `lr`. On an error θ and the optimizer are unchanged.
+    /// Forward, backward, clip, AdamW or Muon with rate `lr`. On an error θ and the optimizer are unchanged.
     fn train_step(&mut self, batch: &Batch, lr: f32) -> Result<StepReport, LearnError>;
 
     /// Sum over the batch in nats, and over how many tokens.

@@ -17,6 +17,8 @@ mod forward;
 mod generate;
 mod init;
 mod learner;
+mod muon;
+mod optimizer;
 mod schedule;
 
 pub use batch::{Batch, BatchError};

@@ -60,9 +60,23 @@ pub fn inner() -> InnerOptimizer {
     }
 }
 
+/// [`inner`], or Muon for its matrices.
+#[allow(dead_code)]
+pub fn inner_optimizers() -> [InnerOptimizer; 2] {
+    let matrices = Matrices::Muon {
+        momentum: Nano(950_000_000),
+    };
+    [inner(), InnerOptimizer { matrices, ..inner() }]
+}
+
 #[allow(dead_code)]
 pub fn learner(model: &Model, theta: &[f32]) -> BurnLearner {
-    let mut learner = BurnLearner::new(model, &inner(), DeviceChoice::Cpu).unwrap();
+    learner_with(model, theta, &inner())
+}
+
+#[allow(dead_code)]
+pub fn learner_with(model: &Model, theta: &[f32], inner: &InnerOptimizer) -> BurnLearner {
+    let mut learner = BurnLearner::new(model, inner, DeviceChoice::Cpu).unwrap();
     learner.write(theta).unwrap();
     learner
 }
