@@ -2,7 +2,7 @@
 //! `cargo run --release --example training_throughput [steps]`.
 //! Set `RAYON_NUM_THREADS=1` for one thread.
 
-use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init};
+use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init, theta_hash};
 use atoll_protocol::{
     Hash, InnerSteps, Nano,
     charter::{InnerOptimizer, Matrices, Model},
@@ -67,5 +67,6 @@ fn measure(steps: usize, matrices: Matrices) -> Result<(), Box<dyn std::error::E
         batch.targets() as f64 / median,
         median * 1e3,
     );
+    println!("θ is {}", theta_hash(&learner.read()));
     Ok(())
 }
