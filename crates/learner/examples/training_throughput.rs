@@ -1,15 +1,25 @@
-//! Tokens per second of training on this machine: `cargo run --release --example training_throughput [steps]`.
+//! Tokens per second of training on this machine, with AdamW, then with Muon for matrices:
+//! `cargo run --release --example training_throughput [steps]`.
 //! Set `RAYON_NUM_THREADS=1` for one thread.
 
-use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init};
+use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner, init, theta_hash};
 use atoll_protocol::{
     Hash, InnerSteps, Nano,
-    charter::{InnerOptimizer, Model},
+    charter::{InnerOptimizer, Matrices, Model},
 };
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let steps: usize = std::env::args().nth(1).map_or(Ok(20), |text| text.parse())?;
+    let momentum = Nano(950_000_000);
+    for matrices in [Matrices::AdamW, Matrices::Muon { momentum }] {
+        println!("{matrices:?}");
+        measure(steps, matrices)?;
+    }
+    Ok(())
+}
+
+fn measure(steps: usize, matrices: Matrices) -> Result<(), Box<dyn std::error::Error>> {
     let model = Model {
         vocab: 1024,
         width: 128,
@@ -34,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         beta2: Nano(950_000_000),
         eps: Nano(10),
         clip: Nano::ONE,
+        matrices,
     };
     let mut learner = BurnLearner::new(&model, &inner, DeviceChoice::Cpu)?;
     learner.write(&init(&model, 1))?;
@@ -56,5 +67,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batch.targets() as f64 / median,
         median * 1e3,
     );
+    println!("θ is {}", theta_hash(&learner.read()));
     Ok(())
 }

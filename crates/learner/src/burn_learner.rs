@@ -6,8 +6,8 @@
 
 use crate::{
     Batch, DeviceChoice, LearnError, Learner, StepReport,
-    adamw::AdamW,
     forward::{Tables, head, hidden},
+    optimizer::Optimizer,
 };
 use atoll_protocol::{
     Layout,
@@ -17,14 +17,14 @@ use atoll_protocol::{
 };
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax};
 
-/// A Llama-style decoder with AdamW.
+/// A Llama-style decoder with its optimizer.
 pub struct BurnLearner {
     model: Model,
     layout: Layout,
     device: Device,
     pub(crate) theta: Vec<f32>,
     pub(crate) gradient: Vec<f32>,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Optimizer,
     /// Tables for training, of the last T.
     tables: Option<Tables>,
     /// θ on the device without gradients, until θ changes.
@@ -39,7 +39,7 @@ fn open(choice: DeviceChoice) -> Device {
 }
 
 /// The values of `tensor`, row-major.
-fn host(tensor: Tensor<2>, doing: &'static str) -> Result<Vec<f32>, LearnError> {
+pub(crate) fn host(tensor: Tensor<2>, doing: &'static str) -> Result<Vec<f32>, LearnError> {
     let failed = |reason: String| LearnError::Tensor { doing, reason };
     let data = tensor.try_into_data().map_err(|error| failed(error.to_string()))?;
     data.try_into_vec().map_err(|error| failed(format!("{error:?}")))
@@ -58,12 +58,12 @@ impl BurnLearner {
                 });
             }
         }
-        let layout = Layout::of(model);
+        let (layout, device) = (Layout::of(model), open(device));
         Ok(Self {
-            device: open(device),
             theta: vec![0.0; layout.parameters],
             gradient: vec![0.0; layout.parameters],
-            optimizer: AdamW::new(&layout, inner),
+            optimizer: Optimizer::new(&layout, inner, &device),
+            device,
             model: model.clone(),
             layout,
             tables: None,

@@ -11,6 +11,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation::sigmoid, module:
 const PER_LAYER: usize = 9;
 /// Added to the score of a later token.
 const MASKED: f32 = -1e9;
+/// The least score beside the greatest.
+const SCORE_MIN: f32 = -60.0;
 
 /// What depends on T alone: rotations and the causal mask.
 pub(crate) struct Tables {
@@ -88,7 +90,8 @@ fn attention(model: &Model, tables: &Tables, h_nd: Tensor<2>, weights: &[Tensor<
     let q_bkgtw = q_bhtw.reshape([b, kv_heads, groups * t, width]);
     let scores = q_bkgtw.matmul(k_bktw.swap_dims(2, 3)) + tables.mask.clone();
     let greatest = scores.clone().detach().max_dim(3);
-    let shares = (scores - greatest).exp();
+    // below e^-60 a share is nothing beside the greatest, and `exp` takes several times as long where it underflows
+    let shares = (scores - greatest).clamp_min(SCORE_MIN).exp();
     let total = shares.clone().sum_dim(3);
     let out_bkgtw = shares.matmul(v_bktw) * total.recip();
     let out_bhtw = out_bkgtw.reshape([b, heads, t, width]);

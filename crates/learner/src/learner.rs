@@ -111,7 +111,7 @@ pub trait Learner: Send {
     /// stays as it is.
     fn write(&mut self, theta: &[f32]) -> Result<(), LearnError>;
 
-    /// Forward, backward, clip, AdamW with rate `lr`. On an error θ and the optimizer are unchanged.
+    /// Forward, backward, clip, AdamW or Muon with rate `lr`. On an error θ and the optimizer are unchanged.
     fn train_step(&mut self, batch: &Batch, lr: f32) -> Result<StepReport, LearnError>;
 
     /// Sum over the batch in nats, and over how many tokens.
@@ -137,7 +137,7 @@ pub trait Learner: Send {
 pub(crate) mod tests {
     use atoll_protocol::{
         Hash, InnerSteps, Nano,
-        charter::{InnerOptimizer, Model},
+        charter::{InnerOptimizer, Matrices, Model},
     };
 
     /// Small enough for finite differences, with grouped queries.
@@ -169,6 +169,7 @@ pub(crate) mod tests {
             beta2: Nano(950_000_000),
             eps: Nano(10),
             clip: Nano::ONE,
+            matrices: Matrices::AdamW,
         }
     }
 }

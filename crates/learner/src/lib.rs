@@ -18,6 +18,8 @@ mod generate;
 mod gradients;
 mod init;
 mod learner;
+mod muon;
+mod optimizer;
 mod schedule;
 
 pub use batch::{Batch, BatchError};

@@ -3,8 +3,8 @@
 mod common;
 
 use atoll_learner::{Batch, GenerateOptions, LearnError, Learner, generate};
-use atoll_protocol::Layout;
-use common::{batch, learner, theta, tiny};
+use atoll_protocol::{Layout, charter::InnerOptimizer};
+use common::{batch, inner_optimizers, learner, learner_with, theta, tiny};
 use std::ops::ControlFlow;
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -13,8 +13,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn a_tiny_task_is_learned() {
+    for inner in inner_optimizers() {
+        learns_a_tiny_task(&inner);
+    }
+}
+
+fn learns_a_tiny_task(inner: &InnerOptimizer) {
     let model = tiny(true);
-    let mut learner = learner(&model, &atoll_learner::init(&model, 1));
+    let mut learner = learner_with(&model, &atoll_learner::init(&model, 1), inner);
     let first = learner.train_step(&batch(), 1e-2).unwrap();
     assert!(
         (first.loss - f64::from(257).ln()).abs() < 0.1,
@@ -22,7 +28,7 @@ fn a_tiny_task_is_learned() {
         first.loss
     );
     let mut last = first;
-    for _ in 0..60 {
+    for _ in 0..100 {
         last = learner.train_step(&batch(), 1e-2).unwrap();
     }
     assert!(last.loss < 0.5, "{}", last.loss);
@@ -48,32 +54,37 @@ fn a_tiny_task_is_learned() {
 
 #[test]
 fn the_same_calls_give_the_same_bits() {
-    let run = || {
+    let run = |inner| {
         let model = tiny(false);
-        let mut learner = learner(&model, &theta(&model));
+        let mut learner = learner_with(&model, &theta(&model), inner);
         for _ in 0..5 {
             learner.train_step(&batch(), 3e-3).unwrap();
         }
         (bits(&learner.read()), learner.save())
     };
-    assert_eq!(run(), run());
+    let [adamw, muon] = &inner_optimizers();
+    assert_eq!(run(adamw), run(adamw));
+    assert_eq!(run(muon), run(muon));
+    assert_ne!(run(adamw), run(muon));
 }
 
 #[test]
 fn a_restored_learner_goes_on_with_the_same_bits() {
     let model = tiny(true);
-    let mut straight = learner(&model, &theta(&model));
-    for _ in 0..3 {
-        straight.train_step(&batch(), 3e-3).unwrap();
+    for inner in &inner_optimizers() {
+        let mut straight = learner_with(&model, &theta(&model), inner);
+        for _ in 0..3 {
+            straight.train_step(&batch(), 3e-3).unwrap();
+        }
+        let mut resumed = learner_with(&model, &straight.read(), inner);
+        resumed.restore(&straight.save()).unwrap();
+        for learner in [&mut straight, &mut resumed] {
+            learner.train_step(&batch(), 3e-3).unwrap();
+        }
+        assert_eq!(bits(&straight.read()), bits(&resumed.read()));
+        resumed.reset_optimizer();
+        assert_eq!(resumed.save(), learner_with(&model, &theta(&model), inner).save());
     }
-    let mut resumed = learner(&model, &straight.read());
-    resumed.restore(&straight.save()).unwrap();
-    for learner in [&mut straight, &mut resumed] {
-        learner.train_step(&batch(), 3e-3).unwrap();
-    }
-    assert_eq!(bits(&straight.read()), bits(&resumed.read()));
-    resumed.reset_optimizer();
-    assert_eq!(resumed.save(), learner(&model, &theta(&model)).save());
 }
 
 #[test]
@@ -122,21 +133,26 @@ fn nonsense_is_refused() {
 fn what_is_not_finite_is_an_error_and_changes_nothing() {
     let model = tiny(true);
     let norm = Layout::of(&model).tensors.pop().unwrap().range();
-    let weights = theta(&model).iter().map(|value| value * 1e30).collect();
+    let weights: Vec<f32> = theta(&model).iter().map(|value| value * 1e30).collect();
     let mut gains = theta(&model);
     gains[norm].fill(3e38);
-    for (what, theta) in [("gradient norm", weights), ("loss", gains)] {
-        let mut learner = learner(&model, &theta);
-        let state = learner.save();
-        let error = learner.train_step(&batch(), 1e-3).unwrap_err();
-        let LearnError::NotFinite {
-            what: found, step: 0, ..
-        } = error
-        else {
-            panic!("{what}: {error}");
-        };
-        assert_eq!(found, what);
-        assert_eq!((bits(&learner.read()), learner.save()), (bits(&theta), state));
-        assert_eq!(learner.evaluate(&batch()).is_err(), what == "loss");
+    for inner in &inner_optimizers() {
+        refuses(inner, "gradient norm", &weights);
+        refuses(inner, "loss", &gains);
     }
+}
+
+fn refuses(inner: &InnerOptimizer, what: &str, theta: &[f32]) {
+    let mut learner = learner_with(&tiny(true), theta, inner);
+    let state = learner.save();
+    let error = learner.train_step(&batch(), 1e-3).unwrap_err();
+    let LearnError::NotFinite {
+        what: found, step: 0, ..
+    } = error
+    else {
+        panic!("{what}: {error}");
+    };
+    assert_eq!(found, what);
+    assert_eq!((bits(&learner.read()), learner.save()), (bits(theta), state));
+    assert_eq!(learner.evaluate(&batch()).is_err(), what == "loss");
 }

@@ -8,7 +8,7 @@ use atoll_learner::{
 };
 use atoll_protocol::{
     Hash, InnerSteps, Layout, Nano,
-    charter::{InnerOptimizer, Model},
+    charter::{InnerOptimizer, Matrices, Model},
     layout::Role,
 };
 
@@ -56,12 +56,27 @@ pub fn inner() -> InnerOptimizer {
         beta2: Nano(950_000_000),
         eps: Nano(10),
         clip: Nano::ONE,
+        matrices: Matrices::AdamW,
     }
+}
+
+/// [`inner`], or Muon for its matrices.
+#[allow(dead_code)]
+pub fn inner_optimizers() -> [InnerOptimizer; 2] {
+    let matrices = Matrices::Muon {
+        momentum: Nano(950_000_000),
+    };
+    [inner(), InnerOptimizer { matrices, ..inner() }]
 }
 
 #[allow(dead_code)]
 pub fn learner(model: &Model, theta: &[f32]) -> BurnLearner {
-    let mut learner = BurnLearner::new(model, &inner(), DeviceChoice::Cpu).unwrap();
+    learner_with(model, theta, &inner())
+}
+
+#[allow(dead_code)]
+pub fn learner_with(model: &Model, theta: &[f32], inner: &InnerOptimizer) -> BurnLearner {
+    let mut learner = BurnLearner::new(model, inner, DeviceChoice::Cpu).unwrap();
     learner.write(theta).unwrap();
     learner
 }
