@@ -17,6 +17,7 @@ pub mod real;
 pub mod replica;
 pub mod step;
 pub mod theta;
+mod warm;
 
 pub use blob::{BlobError, Contribution, blob_bytes_max};
 pub use codec::{EncodeError, Flaw, encode};
