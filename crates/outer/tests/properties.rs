@@ -50,10 +50,12 @@ proptest! {
             if codec == Codec::Dense {
                 prop_assert_eq!(bits(&output), bits(&input));
             }
+            // One of many ways to write a matrix as a product.
+            let factored = matches!(codec, Codec::LowRank { .. });
             let again = encode(&output, &codec, &layout, &base()).expect("finite");
             // Levels of the least scales are subnormal and may round to a neighbour.
             let tiny = matches!(codec, Codec::Int8 { .. } | Codec::Int4 { .. }) && output.iter().any(|x| x.is_subnormal());
-            prop_assert!(again == blob || tiny, "{}", name);
+            prop_assert!(again == blob || tiny || factored, "{}", name);
         }
     }
 
@@ -62,7 +64,7 @@ proptest! {
         let layout = layout();
         let input = values(layout.parameters, seed);
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-        for ((name, codec), share) in codecs().iter().zip([0.0, 1e-4, 0.02, 0.999, 0.9, 0.2]) {
+        for ((name, codec), share) in codecs().iter().zip([0.0, 1e-4, 0.02, 0.999, 0.9, 0.2, 0.7, 0.5]) {
             let blob = encode(&input, codec, &layout, &base()).expect("finite");
             let output = decoded(&Contribution::read(blob, &layout, codec, &base()).expect(name));
             let lost: Vec<f32> = input.iter().zip(&output).map(|(x, y)| x - y).collect();
@@ -126,7 +128,7 @@ proptest! {
 
     #[test]
     fn no_changed_byte_is_taken_for_another_value(seed in any::<u64>(), places in prop::collection::vec(any::<usize>(), 200)) {
-        let layout = layout_of(&[(Role::Embedding, 9, 66), (Role::Vector, 9, 1), (Role::Matrix, 3, 5)]);
+        let layout = layout_of(&[(Role::Embedding, 9, 66), (Role::Vector, 9, 1), (Role::Matrix, 70, 40)]);
         for (_, codec) in codecs() {
             let blob = encode(&values(layout.parameters, seed), &codec, &layout, &base()).expect("finite");
             for place in &places {
@@ -143,9 +145,11 @@ proptest! {
 
     #[test]
     fn arbitrary_payloads_never_panic(noise in prop::collection::vec(any::<u8>(), 0..400)) {
-        let layout = layout_of(&[(Role::Matrix, 9, 9)]);
+        let layout = layout_of(&[(Role::Matrix, 20, 80)]);
         for (_, codec) in codecs() {
-            let mut blob = encode(&[0.0; 81], &codec, &layout, &base()).expect("finite");
+            let mut blob = encode(&[0.0; 1600], &codec, &layout, &base()).expect("finite");
+            // As many as there must be, in the codecs whose payloads have a fixed length.
+            let noise: Vec<u8> = noise.iter().copied().cycle().take(noise.len().max(blob.len() - 64)).collect();
             blob.truncate(64);
             blob[56..64].copy_from_slice(&(noise.len() as u64).to_le_bytes());
             blob.extend_from_slice(&noise);

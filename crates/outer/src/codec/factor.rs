@@ -5,9 +5,13 @@
 //!
 //! ```text
 //! P ← M · Q      m×r, in f32
-//! P ← orthonormal columns, by modified Gram–Schmidt in f64; int8; P̂ is what a reader decodes
-//! Q ← Mᵀ · P̂     n×r, in f32, each column divided by ‖p̂‖²; int4
+//! P ← orthonormal columns, by modified Gram–Schmidt in f64
+//! Q ← Mᵀ · P     n×r, in f32
 //! ```
+//!
+//! Q of the P that a reader decodes, with or without each column divided by ‖p̂‖², is no better: the error
+//! is the same within 0.1 %, since nearly all that quantization adds comes from the four bits of Q. The first
+//! time, from pseudo-random columns, two steps halve the error of one, and a third gains 7 %.
 //!
 //! The result differs from machine to machine by no bit, but nobody relies on it: what a contribution
 //! holds is its author's affair.
@@ -17,7 +21,6 @@ use super::{
     int4, int8,
     lowrank::REACH_MAX,
     panel::{LANES, Lanes, ROWS, add_outer, four_rows, multiply},
-    sink::Set,
 };
 use crate::{plan::TILE, real::magnitude_bits};
 use rayon::prelude::*;
@@ -52,11 +55,9 @@ pub(super) fn factor(m: &[f32], shape: Shape, mut q: Vec<f32>, steps: usize) -> 
         normalize_columns(&mut q, shape.columns);
     }
     let p = by_rows(&orthonormal(times(m, shape, &q, unit), shape.rows), shape);
-    let (bands, p) = quantized(&p, shape);
     let mut q = transposed_times(m, shape, &p, unit);
-    unstretch(&mut q, &p, shape);
     let mut pieces = vec![written_factor(&q, shape, unit)];
-    pieces.extend(bands);
+    pieces.extend(written_bands(&p, shape));
     let lengths = normalize_columns(&mut q, shape.columns);
     Factored {
         pieces,
@@ -211,30 +212,14 @@ fn by_rows(columns: &[f64], shape: Shape) -> Vec<f32> {
     p
 }
 
-/// The bands of P as bytes, and P as their reader decodes it.
-fn quantized(p: &[f32], shape: Shape) -> (Vec<Vec<u8>>, Vec<f32>) {
+/// The bands of P as bytes.
+fn written_bands(p: &[f32], shape: Shape) -> Vec<Vec<u8>> {
     let bands = p.par_chunks(TILE * shape.rank).map(|band| {
-        let (mut bytes, mut decoded) = (Vec::new(), vec![0.0; band.len()]);
+        let mut bytes = Vec::new();
         int8::write(band, &mut bytes);
-        int8::read(&bytes, band.len(), &mut Set(&mut decoded));
-        (bytes, decoded)
+        bytes
     });
-    let (bytes, decoded): (Vec<_>, Vec<_>) = bands.unzip();
-    (bytes, decoded.concat())
-}
-
-/// Divides each column of Q by ‖p̂‖²: what least squares would do if the columns of P̂ were orthogonal.
-fn unstretch(q: &mut [f32], p: &[f32], shape: Shape) {
-    let mut squares = vec![0.0; shape.rank];
-    for row in p.chunks(shape.rank) {
-        for (square, x) in squares.iter_mut().zip(row) {
-            *square += f64::from(*x) * f64::from(*x);
-        }
-    }
-    for (column, square) in q.chunks_mut(shape.columns).zip(squares) {
-        let factor = if square > 0.0 { 1.0 / square } else { 0.0 };
-        column.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
-    }
+    bands.collect()
 }
 
 /// Q / unit as bytes, made smaller where M · P̂ would leave the range of f32.
@@ -277,7 +262,10 @@ fn effective_rank(lengths: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{codec::lowrank, warm::Warm};
+    use crate::{
+        codec::{lowrank, sink::Set},
+        warm::Warm,
+    };
     use rayon::ThreadPoolBuilder;
 
     /// Σ 0.8^k · u_k · v_kᵀ, u and v pseudo-random, and noise of the size `noise`.
@@ -315,25 +303,89 @@ mod tests {
         square(m.iter().zip(decoded).map(|(x, y)| x - y)) / square(m.iter().copied())
     }
 
+    fn cold(m: &[f32], shape: Shape) -> Factored {
+        factor(m, shape, Warm::default().start(0, shape.columns, shape.rank).0, 2)
+    }
+
     #[test]
-    fn measure() {
-        for (rows, columns, rank) in [(256, 256, 8), (300, 900, 16), (300, 900, 32)] {
+    fn rounds_that_go_on_find_the_largest_directions() {
+        // Of the squares of 0.8^k, 0.64^r of the whole stand beyond rank r; int4 of Q adds 0.9 %.
+        for (rows, columns, rank, least) in [(200, 256, 8, 0.028), (130, 301, 13, 0.003)] {
             let shape = Shape { rows, columns, rank };
-            for cold in 1..4 {
-                let mut q = Warm::default().start(0, columns, rank).0;
-                let mut line = String::new();
-                for round in 0..4 {
-                    let m = matrix(rows, columns, 0.3, round);
-                    let found = factor(&m, shape, q, if round == 0 { cold } else { 1 });
-                    line += &format!(
-                        " {:.5} (rank {:.2})",
-                        lost(&m, &decoded(&found, shape)),
-                        found.effective_rank
-                    );
-                    q = found.q;
-                }
-                println!("{rows}x{columns} r={rank} cold {cold}: {line}");
+            let m = matrix(rows, columns, 0.0, 0);
+            let mut found = cold(&m, shape);
+            let first = lost(&m, &decoded(&found, shape));
+            for _ in 0..5 {
+                found = factor(&m, shape, found.q, 1);
             }
+            let last = lost(&m, &decoded(&found, shape));
+            assert!(
+                last < least + 0.01 && last <= first,
+                "{rows}×{columns}, rank {rank}: {first}, then {last}"
+            );
         }
+    }
+
+    #[test]
+    fn the_effective_rank_is_that_of_the_lengths() {
+        for (lengths, rank) in [
+            (vec![2.0; 5], 5.0),
+            (vec![3.0, 0.0], 1.0),
+            (vec![0.0; 4], 0.0),
+            (vec![], 0.0),
+        ] {
+            assert!((effective_rank(&lengths) - rank).abs() < 1e-12, "{lengths:?}");
+        }
+        let shape = Shape {
+            rows: 150,
+            columns: 140,
+            rank: 30,
+        };
+        // Four directions alike.
+        let mut m = vec![0.0; 150 * 140];
+        (0..4).for_each(|k| m[k * 30 * 140 + k * 30] = 3e-4);
+        let found = cold(&m, shape);
+        assert!((found.effective_rank - 4.0).abs() < 1e-3, "{}", found.effective_rank);
+        assert!(lost(&m, &decoded(&found, shape)) < 0.05);
+        // What was not found starts anew.
+        let known = Warm::new(30, [(0, found.q)]).start(0, 140, 30).0;
+        assert!(known.chunks(140).all(|column| column.iter().any(|x| *x != 0.0)));
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let shape = Shape {
+            rows: 300,
+            columns: 333,
+            rank: 11,
+        };
+        let m = matrix(300, 333, 0.3, 5);
+        let on = |threads| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+            pool.install(|| cold(&m, shape))
+        };
+        let (one, three) = (on(1), on(3));
+        assert_eq!((&one.pieces, &one.q), (&three.pieces, &three.q));
+        assert_eq!(one.effective_rank, three.effective_rank);
+    }
+
+    #[test]
+    fn the_ends_of_the_range_stay_finite() {
+        let shape = Shape {
+            rows: 70,
+            columns: 140,
+            rank: 5,
+        };
+        let plain = matrix(70, 140, 0.3, 1);
+        let largest = plain.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        for scale in [f32::MAX / largest, 1e-30, f32::MIN_POSITIVE, 0.0] {
+            let m: Vec<f32> = plain.iter().map(|x| x * scale).collect();
+            let out = decoded(&cold(&m, shape), shape);
+            assert!(out.iter().all(|x| x.is_finite()), "{scale}");
+            let share = if scale == 1e-30 { 0.5 } else { 1.1 };
+            assert!(scale == 0.0 || lost(&m, &out) < share, "{scale}: {}", lost(&m, &out));
+        }
+        let constant = vec![f32::MAX; 70 * 140];
+        assert!(decoded(&cold(&constant, shape), shape).iter().all(|x| x.is_finite()));
     }
 }

@@ -114,3 +114,54 @@ pub(super) fn read(band: &[u8], factor: &[u8], len: usize, (columns, rank): (usi
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_matrices_do_not_pay() {
+        let table = [
+            ((64, 64, 1), true),
+            ((64, 64, 64), false),
+            ((2, 300, 1), true),
+            ((2, 300, 2), false),
+            ((4096, 4096, 1024), true),
+            ((1024, 1024, 400), false),
+            ((1, 1, 1), false),
+        ];
+        for ((rows, columns, rank), expected) in table {
+            assert_eq!(pays(rows, columns, rank), expected, "{rows}×{columns}, rank {rank}");
+        }
+    }
+
+    #[test]
+    fn factors_out_of_range_are_refused() {
+        // Two columns of one value each.
+        let column = |scale: f32| [&scale.to_le_bytes()[..], &[15]].concat();
+        let q = |a, b| check_factor(&[column(a), column(b)].concat(), 1, 2);
+        assert_eq!(q(1.0, 2.0), Ok(10));
+        let half = 2f32.powi(126);
+        assert_eq!(q(half, half), Ok(10));
+        let above = half * (1.0 + f32::EPSILON);
+        assert_eq!(q(half, above), Err(Flaw::Reach(f64::from(half) + f64::from(above))));
+        assert!(matches!(q(f32::MAX, f32::MAX), Err(Flaw::Reach(_))));
+        assert_eq!(
+            q(f32::NAN, 1.0).map_err(|flaw| flaw.to_string()),
+            Err("scale NaN is not 0 or a positive normal number".into())
+        );
+        assert_eq!(check_factor(&column(1.0), 1, 2), Err(Flaw::Short));
+        let band = |scale: f32| [&scale.to_le_bytes()[..], &[127, 1]].concat();
+        assert_eq!(check_band(&band(1.0), 1, 2), Ok(6));
+        let above = 1.0 + f32::EPSILON;
+        assert_eq!(check_band(&band(above), 1, 2), Err(Flaw::Length(above)));
+        assert_eq!(check_band(&band(1.0)[..5], 1, 2), Err(Flaw::Short));
+    }
+
+    #[test]
+    fn bytes_that_changed_after_the_check_do_no_harm() {
+        let mut values = vec![1.0; 3 * 200];
+        read(&[0; 5], &[1, 2, 3], values.len(), (200, 2), &mut Set(&mut values));
+        assert!(values.iter().all(|x| *x == 0.0));
+    }
+}

@@ -15,6 +15,7 @@ pub fn layout() -> Layout {
         (Role::Matrix, 129, 65),
         (Role::Matrix, 3, 201),
         (Role::Matrix, 70, 1),
+        (Role::Matrix, 66, 150),
         (Role::Vector, 33, 1),
     ])
 }
@@ -37,7 +38,7 @@ pub fn layout_of(shapes: &[(Role, usize, usize)]) -> Layout {
     layout
 }
 
-pub fn codecs() -> [(&'static str, Codec); 6] {
+pub fn codecs() -> [(&'static str, Codec); 8] {
     let feedback = Nano(950_000_000);
     [
         ("dense", Codec::Dense),
@@ -46,6 +47,8 @@ pub fn codecs() -> [(&'static str, Codec); 6] {
         ("sparse-1", Codec::Sparse { k: 1, feedback }),
         ("sparse-64", Codec::Sparse { k: 64, feedback }),
         ("sparse-4096", Codec::Sparse { k: 4096, feedback }),
+        ("lowrank-3", Codec::LowRank { rank: 3, feedback }),
+        ("lowrank-20", Codec::LowRank { rank: 20, feedback }),
     ]
 }
 
