@@ -6,6 +6,7 @@ use atoll_protocol::{
     charter::Codec,
     layout::{Role, Tensor},
 };
+use proptest::prelude::*;
 
 /// Tiles with edges on both sides, odd lengths, a vector in the middle and one at the end.
 pub fn layout() -> Layout {
@@ -81,4 +82,19 @@ pub fn values(count: usize, seed: u64) -> Vec<f32> {
             if index % 97 == 0 { 0.0 } else { whole as f32 * scale }
         })
         .collect()
+}
+
+/// Finite values of every kind: any bits, ordinary ones, few distinct ones.
+pub fn finite() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        any::<u32>()
+            .prop_map(f32::from_bits)
+            .prop_filter("finite", |x| x.is_finite()),
+        -1e-3f32..1e-3,
+        (-3i8..=3).prop_map(f32::from),
+        Just(-0.0),
+        Just(f32::from_bits(1)),
+        Just(f32::MAX),
+        Just(f32::MIN),
+    ]
 }
