@@ -1,4 +1,5 @@
-//! How θ is cut into parts: each contiguous in θ, within one tensor, and coded on its own.
+//! How θ is cut into parts: each contiguous in θ, within one tensor, and decoded on its own; only the bands of
+//! a low-rank matrix share a factor, which is a part without elements before them.
 //!
 //! Writer and reader derive the same plan from the layout and the charter's codec alone. Parts are
 //! what threads share out, and what a merge holds in memory at a time.

@@ -44,7 +44,7 @@ impl fmt::Debug for Contribution {
 
 impl Contribution {
     /// Checks `bytes` against the charter's layout and codec and the root of θ^t. Keeps the bytes as
-    /// they are; beside them it takes some 60 bytes for every 64 rows or 16384 values.
+    /// they are; beside them it takes some 64 bytes for every 64 rows or 16384 values.
     ///
     /// # Errors
     /// The first thing that is wrong, from the start of the blob on; the same on every machine.

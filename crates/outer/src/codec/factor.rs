@@ -17,10 +17,9 @@
 //! holds is its author's affair.
 
 use super::{
-    block::BLOCK,
     int4, int8,
     lowrank::REACH_MAX,
-    panel::{LANES, Lanes, ROWS, add_outer, four_rows, multiply},
+    panel::{LANES, Lanes, ROWS, four_rows, multiply},
 };
 use crate::{plan::TILE, real::magnitude_bits};
 use rayon::prelude::*;
@@ -49,15 +48,15 @@ pub(super) struct Factored {
 /// Factors `m` from `q` on, in so many `steps` of power iteration, at least one.
 pub(super) fn factor(m: &[f32], shape: Shape, mut q: Vec<f32>, steps: usize) -> Factored {
     let unit = unit(m);
+    let mut p = orthonormal(times(m, shape, &q, unit), shape.rows);
     for _ in 1..steps {
-        let p = by_rows(&orthonormal(times(m, shape, &q, unit), shape.rows), shape);
         q = transposed_times(m, shape, &p, unit);
         normalize_columns(&mut q, shape.columns);
+        p = orthonormal(times(m, shape, &q, unit), shape.rows);
     }
-    let p = by_rows(&orthonormal(times(m, shape, &q, unit), shape.rows), shape);
     let mut q = transposed_times(m, shape, &p, unit);
     let mut pieces = vec![written_factor(&q, shape, unit)];
-    pieces.extend(written_bands(&p, shape));
+    pieces.extend(written_bands(&by_rows(&p, shape), shape));
     let lengths = normalize_columns(&mut q, shape.columns);
     Factored {
         pieces,
@@ -125,46 +124,34 @@ fn panel(columns: &[f32], n: usize, unit: f32) -> Vec<Lanes> {
     panel
 }
 
-/// Mᵀ · P · unit, column by column; P comes row by row.
-fn transposed_times(m: &[f32], shape: Shape, p: &[f32], unit: f32) -> Vec<f32> {
+/// Mᵀ · P · unit.
+fn transposed_times(m: &[f32], shape: Shape, p: &[f64], unit: f32) -> Vec<f32> {
     let Shape { rows, columns, rank } = shape;
-    let scaled: Vec<f32> = p.iter().map(|x| x * unit).collect();
-    let tiles = (0..columns).into_par_iter().step_by(BLOCK).map(|first| {
-        let width = BLOCK.min(columns - first);
-        let mut panels = vec![[0.0; LANES]; width.div_ceil(LANES) * rank];
-        for row in (0..rows).step_by(ROWS) {
-            let left = padded_rows(&scaled, rank, row);
-            let four = four_rows(m, columns, row);
-            for (chunk, panel) in panels.chunks_exact_mut(rank).enumerate() {
-                let start = first + chunk * LANES;
-                let right = four.map(|row| lanes(row, start));
-                add_outer(left, &right, panel);
-            }
-        }
-        (first, width, panels)
+    let p: Vec<f32> = p.iter().map(|x| *x as f32).collect();
+    let eights = (0..columns).into_par_iter().step_by(LANES).map(|first| {
+        let width = LANES.min(columns - first);
+        let panel: Vec<Lanes> = m
+            .chunks(columns)
+            .map(|row| lanes(&row[first..first + width], unit))
+            .collect();
+        let fours = (0..rank).step_by(ROWS);
+        let sums = fours.flat_map(|k| multiply(padded_rows(&p, rows, k), &panel));
+        (first, width, sums.take(rank).collect::<Vec<Lanes>>())
     });
     let mut q = vec![0.0; columns * rank];
-    for (first, width, panels) in tiles.collect::<Vec<_>>() {
-        for (at, row) in panels.iter().enumerate() {
-            let (chunk, k) = (at / rank, at % rank);
-            let (start, count) = (chunk * LANES, LANES.min(width - chunk * LANES));
-            q[k * columns + first + start..][..count].copy_from_slice(&row[..count]);
+    for (first, width, sums) in eights.collect::<Vec<_>>() {
+        for (column, sums) in q.chunks_mut(columns).zip(sums) {
+            column[first..first + width].copy_from_slice(&sums[..width]);
         }
     }
     q
 }
 
-/// Eight values of `row` from `start` on; 0 past its end.
-fn lanes(row: &[f32], start: usize) -> Lanes {
-    let rest = row.get(start..).unwrap_or_default();
-    match rest.first_chunk() {
-        Some(eight) => *eight,
-        None => {
-            let mut eight = [0.0; LANES];
-            eight[..rest.len()].copy_from_slice(rest);
-            eight
-        }
-    }
+/// Up to eight values times `unit`, then zeros.
+fn lanes(values: &[f32], unit: f32) -> Lanes {
+    let mut eight = [0.0; LANES];
+    eight.iter_mut().zip(values).for_each(|(lane, x)| *lane = x * unit);
+    eight
 }
 
 /// Σ a · b in f64, in eight lanes.
@@ -201,7 +188,7 @@ fn orthonormal(p: Vec<f32>, rows: usize) -> Vec<f64> {
     columns
 }
 
-/// Row by row in f32, within ±1.
+/// P row by row in f32, within ±1.
 fn by_rows(columns: &[f64], shape: Shape) -> Vec<f32> {
     let mut p = vec![0.0; shape.rows * shape.rank];
     for (k, column) in columns.chunks(shape.rows).enumerate() {

@@ -1,4 +1,4 @@
-//! Products of matrices, piece by piece, in f32: what the low-rank codec spends its time on.
+//! A product of matrices, piece by piece, in f32: what the low-rank codec spends its time on.
 //!
 //! A panel holds eight columns of a matrix side by side, so that eight sums run at a time. The order of
 //! every sum is fixed: no fused multiply-add, and no sum is divided among threads.
@@ -26,18 +26,6 @@ pub(super) fn multiply(rows: [&[f32]; ROWS], panel: &[Lanes]) -> [Lanes; ROWS] {
     sums
 }
 
-/// `panel[k][lane]` += Σ `left[i][k]` · `right[i][lane]`, i ascending.
-pub(super) fn add_outer(left: [&[f32]; ROWS], right: &[Lanes; ROWS], panel: &mut [Lanes]) {
-    let [a, b, c, d] = left;
-    for ((((panel, a), b), c), d) in panel.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        for (x, right) in [a, b, c, d].iter().zip(right) {
-            for (sum, y) in panel.iter_mut().zip(right) {
-                *sum += *x * y;
-            }
-        }
-    }
-}
-
 /// Four rows from `first` on of a matrix in `columns` columns; a row past the end is empty.
 pub(super) fn four_rows(matrix: &[f32], columns: usize, first: usize) -> [&[f32]; ROWS] {
     [0, 1, 2, 3].map(|i| {
@@ -51,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_products_are_those_of_the_definition() {
+    fn the_product_is_that_of_the_definition() {
         let left: Vec<f32> = (0..ROWS * 3).map(|i| i as f32 - 4.0).collect();
         let rows = four_rows(&left, 3, 0);
         let panel: Vec<Lanes> = (0..3)
@@ -62,14 +50,6 @@ mod tests {
             for (lane, sum) in sums.iter().enumerate() {
                 let expected: f32 = (0..3).map(|k| rows[i][k] * panel[k][lane]).sum();
                 assert_eq!(*sum, expected);
-            }
-        }
-        let mut outer = vec![[1.0; LANES]; 3];
-        add_outer(rows, &sums, &mut outer);
-        for (k, row) in outer.iter().enumerate() {
-            for (lane, sum) in row.iter().enumerate() {
-                let expected: f32 = (0..ROWS).map(|i| rows[i][k] * sums[i][lane]).sum();
-                assert_eq!(*sum, 1.0 + expected);
             }
         }
     }
