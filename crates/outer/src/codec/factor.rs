@@ -9,12 +9,13 @@
 //! Q ← Mᵀ · P     n×r, in f32
 //! ```
 //!
-//! Q of the P that a reader decodes, with or without each column divided by ‖p̂‖², is no better: the error
-//! is the same within 0.1 %, since nearly all that quantization adds comes from the four bits of Q. The first
-//! time, from pseudo-random columns, two steps halve the error of one, and a third gains 7 %.
+//! Measured on 24 decaying directions and noise, as in the tests: Q of the P that a reader decodes, with or
+//! without each column divided by ‖p̂‖², is no better: the error is the same within 0.1 %, since nearly all
+//! that quantization adds comes from the four bits of Q. From pseudo-random columns, two steps leave 0.5 to
+//! 0.7 of the error of one; a third leaves 0.93 to 0.98 of that.
 //!
-//! The result differs from machine to machine by no bit, but nobody relies on it: what a contribution
-//! holds is its author's affair.
+//! Threads do not change the result, but nobody relies on it: what a contribution holds is its author's
+//! affair.
 
 use super::{
     int4, int8,
@@ -209,7 +210,7 @@ fn written_bands(p: &[f32], shape: Shape) -> Vec<Vec<u8>> {
     bands.collect()
 }
 
-/// Q / unit as bytes, made smaller where M · P̂ would leave the range of f32.
+/// Q / unit as bytes, made smaller where P · Qᵀ could leave the range of f32.
 fn written_factor(q: &[f32], shape: Shape, unit: f32) -> Vec<u8> {
     let largest = |column: &[f32]| column.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
     let reach: f64 = q.chunks(shape.columns).map(|column| f64::from(largest(column))).sum();
