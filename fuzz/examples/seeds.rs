@@ -1,7 +1,7 @@
 //! Writes the seed corpora: one valid input of every kind.
 
 use atoll_fuzz::{BASE, charter, codecs, run};
-use atoll_outer::encode as contribution;
+use atoll_outer::ErrorFeedback;
 use atoll_protocol::{charter::Codec, encode};
 use std::{fs, io, path::Path};
 
@@ -21,11 +21,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (codec, layout) in codecs() {
         let name = match codec {
             Codec::Dense => "dense",
+            Codec::Int8 { .. } => "int8",
             Codec::Int4 { .. } => "int4",
             Codec::Sparse { .. } => "sparse",
+            Codec::LowRank { .. } => "low_rank",
         };
         let values: Vec<f32> = (0..layout.parameters).map(|i| (i % 17) as f32 / 64.0 - 0.125).collect();
-        write("contribution", name, &contribution(&values, &codec, &layout, &BASE)?)?;
+        let mut feedback = ErrorFeedback::new(layout.parameters);
+        let encoded = feedback.contribute(values, &codec, &layout, &BASE)?;
+        write("contribution", name, &encoded.blob)?;
+        write("feedback", name, &feedback.to_bytes())?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use atoll_protocol::{Layout, charter::Codec};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
-static CODECS: LazyLock<[(Codec, Layout); 3]> = LazyLock::new(codecs);
+static CODECS: LazyLock<[(Codec, Layout); 5]> = LazyLock::new(codecs);
 
 fuzz_target!(|bytes: &[u8]| {
     for (codec, layout) in CODECS.iter() {

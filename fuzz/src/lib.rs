@@ -5,9 +5,10 @@ use atoll_protocol::{
     Action, Block, ByteCount, Domain, Fraction, Hash, InnerSteps, Keypair, Layout, MicroNats, Millis, Nano, Tokens,
     Transaction,
     charter::{
-        CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
+        CHARTER_VERSION, Charter, Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model,
+        OuterOptimizer, Overlap, RoundRules,
     },
-    transaction::{Reveal, SignedTransaction, commitment},
+    transaction::{Measured, Reveal, SignedTransaction, commitment},
 };
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ pub fn charter() -> Charter {
             retention: 0,
             checkpoint_every: 1,
             absent_max: 1,
+            overlap: Overlap::None,
         },
         inner: InnerOptimizer {
             lr: Nano(1_000_000),
@@ -56,15 +58,17 @@ pub fn charter() -> Charter {
             beta2: Nano(0),
             eps: Nano(10),
             clip: Nano::ONE,
+            matrices: Matrices::AdamW,
         },
         outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-        codec: Codec::Dense,
+        compression: Compression::Fixed(Codec::Dense),
         deadlines: Deadlines {
             grace: Millis(2_000),
             reveal: Millis(5_000),
             check: Millis(10_000),
             merge: Millis(10_000),
             heartbeat: Millis(60_000),
+            deviations: 0,
         },
         members: keys().iter().zip(["a", "b", "c"]).map(member).collect(),
     }
@@ -89,13 +93,25 @@ fn model(ffn: u32) -> Model {
 }
 
 /// Every codec with a layout in which it has whole and broken blocks.
-pub fn codecs() -> [(Codec, Layout); 3] {
+pub fn codecs() -> [(Codec, Layout); 5] {
     let feedback = Nano::ONE;
     [
         (Codec::Dense, Layout::of(&model(8))),
+        (Codec::Int8 { feedback }, Layout::of(&model(70))),
         (Codec::Int4 { feedback }, Layout::of(&model(70))),
         (Codec::Sparse { k: 16, feedback }, Layout::of(&model(1100))),
+        // A band and a half, and more than a block of columns.
+        (Codec::LowRank { rank: 2, feedback }, Layout::of(&model(150))),
     ]
+}
+
+/// Bytes of error feedback with the hash that they should have, if they are long enough to have one.
+pub fn seal(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some((header, rest)) = bytes.split_first_chunk_mut::<48>() {
+        header[16..].copy_from_slice(Hash::of_blob(rest).as_bytes());
+    }
+    bytes
 }
 
 /// `action`, signed by member `who` for the run of [`charter`].
@@ -110,9 +126,11 @@ fn reveal(state: &State, who: usize) -> Reveal {
         blob: Hash([who as u8; 32]),
         bytes: ByteCount(100),
         steps: InnerSteps(4),
+        ahead: None,
         tokens: Tokens(64),
         train_loss: MicroNats(1),
         held_out: MicroNats(2),
+        measured: Measured::default(),
     }
 }
 

@@ -1,4 +1,5 @@
-"""Reference encoder for the blobs, written from the documentation alone: prints blobs.txt.
+"""Reference encoder for the blobs, written from the documentation alone: prints blobs.txt. Of the low-rank
+blobs, made by `cargo test -p atoll-outer --test golden -- --ignored`, it is the reference decoder.
 
 Each line: codec, bytes of the blob, BLAKE3 of the blob, BLAKE3 of the decoded values as f32. The
 input is `values(P, 1)` of tests/common/mod.rs, the layout and the base are those of that file.
@@ -7,12 +8,14 @@ input is `values(P, 1)` of tests/common/mod.rs, the layout and the base are thos
 """
 import struct
 import sys
+from pathlib import Path
 
 import blake3
 import numpy as np
 
 F32 = np.float32
-TENSORS = [(100, 70, False), (70, 1, True), (129, 65, False), (3, 201, False), (70, 1, False), (33, 1, True)]
+TENSORS = [(100, 70, False), (70, 1, True), (129, 65, False), (3, 201, False), (70, 1, False), (66, 150, False),
+           (33, 1, True)]
 NF4 = np.array([-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0, 0.0795803,
                 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0], dtype=F32)
 MIDDLES = (NF4[:-1] + NF4[1:]) * F32(0.5)
@@ -153,9 +156,74 @@ def blob(x, codec, parameter):
     return head + table + payloads, np.concatenate(decoded)
 
 
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, form):
+        fields = struct.unpack_from("<" + form, self.data, self.at)
+        self.at += struct.calcsize("<" + form)
+        return fields
+
+    def bf16(self, count):
+        return np.array([from_bf16(h) for h in self.take(f"{count}H")], dtype=F32)
+
+    def int8(self, count):
+        out = []
+        for start in range(0, count, 128):
+            (scale,) = self.take("f")
+            codes = np.array(self.take(f"{min(128, count - start)}b"), dtype=F32)
+            out += list(codes * (F32(1) / F32(127)) * F32(scale))
+        return np.array(out, dtype=F32)
+
+    def int4(self, count):
+        out = []
+        for start in range(0, count, 128):
+            (scale,) = self.take("f")
+            n = min(128, count - start)
+            codes = [half for byte in self.take(f"{(n + 1) // 2}B") for half in (byte & 15, byte >> 4)]
+            out += list(NF4[codes[:n]] * F32(scale))
+        return np.array(out, dtype=F32)
+
+
+def low_rank_decoded(data, rank):
+    """Rank r below both sides and bytes below int4's: P and Q; other matrices and the embedding: int4."""
+    head = b"ATPG" + struct.pack("<HBBII", 1, 4, 0, rank, len(TENSORS)) + b"\7" * 32
+    assert data.startswith(head)
+    reader, decoded = Reader(data), []
+    reader.at = len(head) + 16 * len(TENSORS)
+    int4_bytes = lambda n: sum(4 + (min(128, n - at) + 1) // 2 for at in range(0, n, 128))
+    int8_bytes = lambda n: n + 4 * -(-n // 128)
+    for index, (rows, columns, is_vector) in enumerate(TENSORS):
+        start, bands = reader.at, [min(64, rows - at) for at in range(0, rows, 64)]
+        factored = rank * int4_bytes(columns) + sum(int8_bytes(band * rank) for band in bands)
+        if is_vector:
+            decoded.append(reader.bf16(rows * columns))
+        elif index == 0 or rank >= min(rows, columns) or factored >= int4_bytes(rows * columns):
+            decoded.append(reader.int4(rows * columns))
+        else:
+            q = [reader.int4(columns) for _ in range(rank)]
+            for band in bands:
+                p = reader.int8(band * rank).reshape(band, rank)
+                m = np.zeros((band, columns), dtype=F32)
+                for k in range(rank):
+                    m = m + p[:, k:k + 1] * q[k][None, :]
+                decoded.append(m.reshape(-1))
+        entry = struct.unpack_from("<IIQ", data, len(head) + 16 * index)
+        assert entry == (rows, columns, reader.at - start)
+    assert reader.at == len(data)
+    return np.concatenate(decoded)
+
+
 print(f"# blobs.py: numpy {np.__version__}, blake3 {blake3.__version__}, python {sys.version.split()[0]}")
 x = values(sum(rows * columns for rows, columns, _ in TENSORS), 1)
 for name, codec, parameter in [("dense", 0, 0), ("int8", 3, 128), ("int4", 1, 128), ("sparse-1", 2, 1), ("sparse-64", 2, 64),
                                ("sparse-4096", 2, 4096)]:
     data, back = blob(x, codec, parameter)
     print(name, len(data), blake3.blake3(data).hexdigest(), blake3.blake3(back.astype("<f4").tobytes()).hexdigest())
+for rank in [3, 20]:
+    data = (Path(__file__).parent / f"lowrank-{rank}.bin").read_bytes()
+    back = low_rank_decoded(data, rank)
+    print(f"lowrank-{rank}", len(data), blake3.blake3(data).hexdigest(), blake3.blake3(back.astype("<f4").tobytes()).hexdigest())
+    lost = float((((x - back).astype(np.float64)) ** 2).sum() / (x.astype(np.float64) ** 2).sum())
+    assert lost < 0.7, lost

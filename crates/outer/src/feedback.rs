@@ -1,22 +1,24 @@
 //! Error feedback: what a codec could not carry stays here and goes into the next contribution.
 //!
 //! Everything in f32. It belongs to a replica alone and is never sent; losing it costs quality, not
-//! agreement.
+//! agreement. With it stands what the low-rank codec goes on from.
 
 use crate::{
-    blob::{BlobError, Contribution},
-    codec::{EncodeError, encode},
+    blob::{BlobError, Contribution, format::number},
+    codec::{EncodeError, Made, encode_from},
     real::{nano_f32, square},
     theta::{VectorError, check_finite, check_len, theta_bytes, theta_from_bytes},
+    warm::Warm,
 };
 use atoll_protocol::{Hash, Layout, charter::Codec, transaction::Measured};
 use rayon::prelude::*;
 use thiserror::Error;
 
 const MAGIC: [u8; 4] = *b"ATEF";
-const VERSION: u32 = 1;
-/// Magic, version, elements, BLAKE3 of the values.
+const VERSION: u32 = 2;
+/// Magic, version, elements, BLAKE3 of the rest.
 const HEADER_BYTES: usize = 48;
+const HASH_AT: usize = 16;
 
 /// Why error feedback was not changed, or not read.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -31,8 +33,23 @@ pub enum FeedbackError {
     #[error("the encoded contribution cannot be read back: {0}")]
     ReadBack(#[from] BlobError),
     /// Not the file that this crate wrote.
-    #[error("the error feedback's {0} is wrong; start again from zero error feedback")]
-    File(&'static str),
+    #[error("the error feedback's {field} is {got}; {needed} is needed: start again from zero error feedback")]
+    File {
+        /// What of it.
+        field: &'static str,
+        /// What it says.
+        got: String,
+        /// What it must say.
+        needed: String,
+    },
+}
+
+pub(crate) fn wrong(field: &'static str, got: impl ToString, needed: impl ToString) -> FeedbackError {
+    FeedbackError::File {
+        field,
+        got: got.to_string(),
+        needed: needed.to_string(),
+    }
 }
 
 /// A contribution as it travels, and what making it showed.
@@ -58,6 +75,7 @@ fn residual_milli(e: f64, delta: f64) -> u32 {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorFeedback {
     e: Vec<f32>,
+    warm: Warm,
 }
 
 impl ErrorFeedback {
@@ -65,6 +83,7 @@ impl ErrorFeedback {
     pub fn new(parameters: usize) -> Self {
         Self {
             e: vec![0.0; parameters],
+            warm: Warm::default(),
         }
     }
 
@@ -89,16 +108,16 @@ impl ErrorFeedback {
         let given = square(&delta);
         let beta = nano_f32(codec.feedback());
         delta.par_iter_mut().zip(&self.e).for_each(|(sum, e)| *sum += beta * e);
-        let blob = encode(&delta, codec, layout, base)?;
+        let Made { blob, warm, rank_milli } = encode_from(&self.warm, &delta, codec, layout, base)?;
         let contribution = Contribution::read(blob, layout, codec, base)?;
         contribution.shift(-1.0, &mut delta)?;
         check_finite("error feedback", &delta)?;
-        self.e = delta;
+        (self.e, self.warm) = (delta, warm);
         Ok(Encoded {
             blob: contribution.bytes().to_vec(),
             measured: Measured {
                 residual_milli: residual_milli(square(&self.e), given),
-                rank_milli: 0,
+                rank_milli,
             },
         })
     }
@@ -115,16 +134,22 @@ impl ErrorFeedback {
         Ok(())
     }
 
-    /// To keep across restarts: `ATEF`, version 1 (4 bytes), P (8), BLAKE3 of the values (32), the
-    /// values as f32, all little-endian.
+    /// To keep across restarts: `ATEF`, version 2 (4 bytes), P (8), BLAKE3 of all that follows (32), the
+    /// values as f32; then of the low-rank codec's last round the rank and the number of matrices (4 each),
+    /// and of each its tensor's index and columns (4 each) and rank · columns values as f32. All
+    /// little-endian.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let values = theta_bytes(&self.e);
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + values.len());
+        let (values, warm) = (theta_bytes(&self.e), self.warm.to_bytes());
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + values.len() + warm.len());
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&(self.e.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(Hash::of_blob(&values).as_bytes());
+        bytes.extend_from_slice(Hash::ZERO.as_bytes());
         bytes.extend_from_slice(&values);
+        drop(values);
+        bytes.extend_from_slice(&warm);
+        let hash = Hash::of_blob(&bytes[HEADER_BYTES..]);
+        bytes[HASH_AT..HEADER_BYTES].copy_from_slice(hash.as_bytes());
         bytes
     }
 
@@ -133,22 +158,37 @@ impl ErrorFeedback {
     /// # Errors
     /// Where a field is wrong, the hash does not fit or a value is not finite.
     pub fn from_bytes(bytes: &[u8], parameters: usize) -> Result<Self, FeedbackError> {
-        let (header, values) = bytes
-            .split_at_checked(HEADER_BYTES)
-            .ok_or(FeedbackError::File("length"))?;
-        let hash = Hash::of_blob(values);
-        let fields: [(&'static str, &[u8], &[u8]); 4] = [
-            ("magic", &header[..4], &MAGIC),
-            ("version", &header[4..8], &VERSION.to_le_bytes()),
-            ("number of elements", &header[8..16], &(parameters as u64).to_le_bytes()),
-            ("hash", &header[16..], hash.as_bytes()),
+        let (header, rest) = bytes
+            .split_first_chunk::<HEADER_BYTES>()
+            .ok_or_else(|| wrong("number of bytes", bytes.len(), format!("at least {HEADER_BYTES}")))?;
+        let fields = [
+            ("magic", 0..4, u64::from(u32::from_le_bytes(MAGIC))),
+            ("version", 4..8, u64::from(VERSION)),
+            ("number of elements", 8..HASH_AT, parameters as u64),
         ];
-        match fields.iter().find(|(_, got, needed)| got != needed) {
-            Some((field, ..)) => Err(FeedbackError::File(field)),
-            None => Ok(Self {
-                e: theta_from_bytes(values, parameters)?,
-            }),
+        for (field, place, needed) in fields {
+            let got = number(&header[place]);
+            if got != needed {
+                return Err(wrong(field, got, needed));
+            }
         }
+        let (mut got, needed) = (Hash::ZERO, Hash::of_blob(rest));
+        got.0.copy_from_slice(&header[HASH_AT..]);
+        if got != needed {
+            return Err(wrong("hash", got, needed));
+        }
+        let needed = parameters.saturating_mul(size_of::<f32>());
+        let (values, warm) = rest.split_at_checked(needed).ok_or_else(|| {
+            wrong(
+                "number of bytes after the header",
+                rest.len(),
+                format!("at least {needed}"),
+            )
+        })?;
+        Ok(Self {
+            e: theta_from_bytes(values, parameters)?,
+            warm: Warm::from_bytes(warm)?,
+        })
     }
 }
 
@@ -178,6 +218,7 @@ mod tests {
     fn bytes_round_trip_and_damage_is_seen() {
         let feedback = ErrorFeedback {
             e: vec![1.5, -0.0, f32::MIN_POSITIVE / 4.0],
+            warm: Warm::new(2, [(1, vec![0.5; 4])]),
         };
         let bytes = feedback.to_bytes();
         let read = ErrorFeedback::from_bytes(&bytes, 3).expect("own bytes");
@@ -189,8 +230,12 @@ mod tests {
             assert!(ErrorFeedback::from_bytes(&bytes[..at], 3).is_err(), "cut at {at}");
         }
         let other_size = ErrorFeedback::from_bytes(&bytes, 4);
-        assert_eq!(other_size, Err(FeedbackError::File("number of elements")));
-        let nan = ErrorFeedback { e: vec![f32::NAN] }.to_bytes();
+        assert_eq!(other_size, Err(wrong("number of elements", 3, 4)));
+        let nan = ErrorFeedback {
+            e: vec![f32::NAN],
+            warm: Warm::default(),
+        };
+        let nan = nan.to_bytes();
         assert!(matches!(
             ErrorFeedback::from_bytes(&nan, 1),
             Err(FeedbackError::Vector(_))

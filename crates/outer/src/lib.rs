@@ -1,9 +1,11 @@
 //! Pseudo-gradients, codecs, error feedback, merge and outer step: the arithmetic on which every
 //! replica must agree to the bit.
 //!
-//! Slices of f32 in, bytes and slices out; no I/O, no clock, no tensor library. Only + − × ÷ on f32
-//! and f64 are used, in a fixed order and without fused multiply-add, so every IEEE 754 machine
-//! computes the same bits (rounding to nearest, subnormal numbers kept). Threads divide coordinates, never sums: their number changes nothing.
+//! Slices of f32 in, bytes and slices out; no I/O, no clock, no tensor library. What replicas must agree on
+//! is made of + − × ÷ on f32 and f64 alone, in a fixed order and without fused multiply-add, so every IEEE
+//! 754 machine computes the same bits (rounding to nearest, subnormal numbers kept). Threads divide
+//! coordinates, never sums: their number changes nothing. What a replica only measures also takes roots and
+//! logarithms.
 //!
 //! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`merge()`], [`step`]; [`replica`] joins them.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -17,6 +19,7 @@ pub mod real;
 pub mod replica;
 pub mod step;
 pub mod theta;
+mod warm;
 
 pub use blob::{BlobError, Contribution, blob_bytes_max};
 pub use codec::{EncodeError, Flaw, encode};

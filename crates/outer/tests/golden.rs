@@ -3,8 +3,26 @@
 mod common;
 
 use atoll_outer::{Contribution, OuterState, blob_bytes_max, encode, root};
-use atoll_protocol::{Hash, Nano, charter::OuterOptimizer};
+use atoll_protocol::{
+    Hash, Nano,
+    charter::{Codec, OuterOptimizer},
+};
 use common::{base, codecs, layout, values};
+
+/// The reference decodes what the low-rank encoder found, and does not find it again.
+#[test]
+#[ignore = "writes golden/lowrank-*.bin; blobs.py is to be run after it"]
+fn write_low_rank_blobs() {
+    let layout = layout();
+    let input = values(layout.parameters, 1);
+    for (name, codec) in codecs() {
+        if matches!(codec, Codec::LowRank { .. }) {
+            let blob = encode(&input, &codec, &layout, &base()).expect("finite values");
+            let path = format!("{}/golden/{name}.bin", env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(path, blob).expect("a file that can be written");
+        }
+    }
+}
 
 #[test]
 fn blobs_are_those_of_the_reference_encoder() {

@@ -65,7 +65,7 @@ impl BlobError {
         match self {
             Self::OtherBase { .. } => CheckReason::OtherBase,
             Self::Payload {
-                flaw: Flaw::NonFinite(_) | Flaw::Scale(_),
+                flaw: Flaw::NonFinite(_) | Flaw::Scale(_) | Flaw::Length(_) | Flaw::Reach(_),
                 ..
             } => CheckReason::BadValue,
             _ => CheckReason::Malformed,

@@ -95,7 +95,7 @@ fn at_least(what: &'static str, got: usize, needed: usize) -> Result<(), BlobErr
 }
 
 /// The number in up to eight bytes.
-fn number(bytes: &[u8]) -> u64 {
+pub(crate) fn number(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .rev()

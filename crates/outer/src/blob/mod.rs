@@ -13,7 +13,7 @@ use crate::{
         self,
         sink::{Add, Set, Shift, Sink},
     },
-    plan::Plan,
+    plan::{Coding, Plan},
     theta::{VectorError, check_len},
 };
 use atoll_protocol::{Hash, Layout, charter::Codec};
@@ -44,7 +44,7 @@ impl fmt::Debug for Contribution {
 
 impl Contribution {
     /// Checks `bytes` against the charter's layout and codec and the root of θ^t. Keeps the bytes as
-    /// they are; beside them it takes some 60 bytes for every 64 rows or 16384 values.
+    /// they are; beside them it takes some 64 bytes for every 64 rows or 16384 values.
     ///
     /// # Errors
     /// The first thing that is wrong, from the start of the blob on; the same on every machine.
@@ -77,10 +77,18 @@ impl Contribution {
 
     /// Decodes one part, by its index in the plan.
     pub(crate) fn read_part(&self, index: usize, sink: &mut impl Sink) {
+        let part = &self.plan.parts[index];
+        let factor = match part.coding {
+            Coding::Band { factor, .. } => self.part_bytes(factor),
+            _ => &[],
+        };
+        codec::read(part, self.part_bytes(index), factor, sink);
+    }
+
+    fn part_bytes(&self, index: usize) -> &[u8] {
         let range = self.offsets[index]..self.offsets[index + 1];
         // Empty only if the owner of the bytes changed them after the check.
-        let bytes = self.bytes().get(range).unwrap_or_default();
-        codec::read(&self.plan.parts[index], bytes, sink);
+        self.bytes().get(range).unwrap_or_default()
     }
 
     /// Calls `apply` with each part's index and its share of `values`, on all threads.

@@ -146,3 +146,98 @@ fn other_lengths_to_decode_into_are_refused() {
     assert_eq!(contribution.bytes(), blob());
     assert!(blob().len() as u64 <= blob_bytes_max(&layout(), &CODEC));
 }
+
+/// 20 × 24: low rank pays, and one block of int8 or int4 is not all.
+fn wide() -> Layout {
+    let mut layout = layout();
+    (layout.tensors[0].rows, layout.tensors[0].columns) = (20, 24);
+    (layout.tensors[1].offset, layout.parameters) = (480, 482);
+    layout
+}
+
+const WIDE_CODECS: [(&str, Codec); 5] = {
+    let feedback = Nano::ONE;
+    [
+        ("codec is 0", Codec::Dense),
+        ("codec is 1", Codec::Int4 { feedback }),
+        ("codec is 2", Codec::Sparse { k: 3, feedback }),
+        ("codec is 3", Codec::Int8 { feedback }),
+        ("codec is 4", Codec::LowRank { rank: 2, feedback }),
+    ]
+};
+
+fn wide_blob(codec: &Codec) -> Vec<u8> {
+    let values: Vec<f32> = (0..482).map(|i| 1.0 + i as f32).collect();
+    encode(&values, codec, &wide(), &Hash([3; 32])).expect("finite")
+}
+
+fn refused(bytes: Vec<u8>, codec: &Codec, base: u8) -> String {
+    let error = Contribution::read(bytes, &wide(), codec, &Hash([base; 32])).expect_err("not as it should be");
+    error.to_string()
+}
+
+#[test]
+fn every_codec_refuses_other_codecs_bases_and_lengths_by_value() {
+    for (name, codec) in &WIDE_CODECS {
+        let good = wide_blob(codec);
+        assert!(
+            Contribution::read(good.clone(), &wide(), codec, &Hash([3; 32])).is_ok(),
+            "{name}"
+        );
+        for (_, other) in WIDE_CODECS.iter().filter(|(_, other)| other != codec) {
+            let text = refused(good.clone(), other, 3);
+            assert!(
+                text.starts_with(&format!("the blob's {name}; the charter needs")),
+                "{text}"
+            );
+        }
+        let text = refused(good.clone(), codec, 4);
+        assert!(text.contains("θ 0303") && text.contains("; 0404"), "{text}");
+        for length in [good.len() - 1, good.len() + 1] {
+            let mut bytes = good.clone();
+            bytes.resize(length, 0);
+            let needed = format!("the blob has {length} bytes; its table of tensors needs {}", good.len());
+            assert_eq!(refused(bytes, codec, 3), needed);
+        }
+    }
+    let other_rank = Codec::LowRank {
+        rank: 3,
+        feedback: Nano::ONE,
+    };
+    let text = refused(wide_blob(&WIDE_CODECS[4].1), &other_rank, 3);
+    assert_eq!(text, "the blob's codec parameter is 2; the charter needs 3");
+}
+
+#[test]
+fn every_codec_refuses_values_out_of_range_by_value() {
+    // Payloads start at 80. Of low rank, Q is two columns of a scale and 12 bytes, and P's scale stands at 112.
+    let table: [(usize, usize, f32, &str); 9] = [
+        (0, 84, f32::NAN, "value NaN is not finite"),
+        (1, 80, f32::NAN, "scale NaN is not 0 or a positive normal number"),
+        (1, 80, 0.0, "the codes of a block do not fit its scale 0"),
+        (3, 80, f32::INFINITY, "scale inf is not 0 or a positive normal number"),
+        (
+            3,
+            84,
+            f32::from_bits(0x80),
+            "code -128 is out of range; from -127 to 127 is allowed",
+        ),
+        (4, 80, -1.0, "scale -1 is not 0 or a positive normal number"),
+        (
+            4,
+            80,
+            f32::MAX,
+            "the largest magnitudes of Q's columns sum to 3402823466385288",
+        ),
+        (4, 112, 2.0, "scale 2 of P is more than 1"),
+        (4, 112, f32::NAN, "scale NaN is not 0 or a positive normal number"),
+    ];
+    for (codec, at, value, text) in table {
+        let codec = &WIDE_CODECS[codec].1;
+        let mut bytes = wide_blob(codec);
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let refused = refused(bytes, codec, 3);
+        let expected = format!("the blob's tensor matrix, from element 0 on: {text}");
+        assert!(refused.starts_with(&expected), "{refused}\n{expected}");
+    }
+}

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Bytes of a whole block's codes.
-const CODE_BYTES: usize = BLOCK / 2;
+pub(super) const CODE_BYTES: usize = BLOCK / 2;
 /// The code of 0.
 const ZERO: u8 = 7;
 /// The codes of −1 and 1.

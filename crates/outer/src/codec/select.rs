@@ -1,8 +1,9 @@
 //! The k largest magnitudes of a tile, without sorting it.
 //!
-//! One pass counts exponents and the three highest bits of the fraction; the counts say in which bin
-//! the k-th magnitude lies; one pass gathers the values in that bin and above; only the bin itself is
-//! searched for the k-th.
+//! Neighbouring tiles are much alike: a little below the k-th magnitude of the tile before there are, most
+//! of the time, somewhat more than k values of this one, which one pass gathers. Where there are not, a pass
+//! counts exponents and the three highest bits of the fraction, and the counts say from where on to
+//! gather. What was gathered is searched for the k-th. The result does not depend on the tile before.
 
 use crate::real::magnitude_bits;
 
@@ -13,6 +14,11 @@ const BINS: usize = 0x7f80_0000 >> BIN_SHIFT;
 /// The first bin of normal numbers; those below are never kept.
 const NORMAL_BIN: usize = 0x0080_0000 >> BIN_SHIFT;
 
+/// The share of the k-th magnitude from which on the next tile is gathered.
+const MARGIN: f32 = 0.95;
+/// More than so many times k are not worth searching: the guess was far off.
+const GATHERED_MAX: usize = 4;
+
 /// Counts kept of each bin.
 const LANES: usize = 4;
 
@@ -20,10 +26,12 @@ const LANES: usize = 4;
 pub(super) struct Scratch {
     /// Four counts of each bin, so that neighbours in one bin do not wait for each other.
     bins: [[u16; LANES]; BINS],
-    /// What is in the k-th magnitude's bin and above, in order of index.
+    /// What was gathered, in order of index.
     candidates: Vec<u16>,
-    /// Of those in the bin itself: magnitude and index, so that no two are equal.
-    ties: Vec<u64>,
+    /// Its magnitudes and indices, so that no two are equal.
+    ranks: Vec<u64>,
+    /// From where on the next tile is gathered first; 0 where there is nothing to go by.
+    guess: f32,
 }
 
 impl Default for Scratch {
@@ -31,7 +39,8 @@ impl Default for Scratch {
         Self {
             bins: [[0; LANES]; BINS],
             candidates: Vec::new(),
-            ties: Vec::new(),
+            ranks: Vec::new(),
+            guess: 0.0,
         }
     }
 }
@@ -48,11 +57,33 @@ fn rank(x: f32, index: u16) -> u64 {
 /// The indices, ascending, of the `k` largest magnitudes of `tile`: of equal ones those with the least
 /// index; fewer than `k` where there are fewer normal numbers. `tile` has at most 65535 values, all finite.
 pub(super) fn select<'a>(tile: &[f32], k: usize, space: &'a mut Scratch) -> &'a [u16] {
-    space.bins.fill([0; LANES]);
+    if space.guess > 0.0 {
+        gather(tile, space.guess, &mut space.candidates);
+    }
+    let gathered = space.candidates.len();
+    if space.guess == 0.0 || gathered < k || gathered > GATHERED_MAX * k {
+        let floor = floor(tile, k, &mut space.bins);
+        gather(tile, floor, &mut space.candidates);
+    }
+    keep_largest(tile, k, space);
+    let kept = space.candidates.iter().map(|at| tile[usize::from(*at)].abs());
+    space.guess = match space.candidates.len() == k {
+        true => kept.fold(f32::MAX, f32::min) * MARGIN,
+        false => 0.0,
+    };
+    if !space.guess.is_normal() {
+        space.guess = 0.0;
+    }
+    &space.candidates
+}
+
+/// A normal number at or above which there are `k` magnitudes, or all that are normal.
+fn floor(tile: &[f32], k: usize, bins: &mut [[u16; LANES]; BINS]) -> f32 {
+    bins.fill([0; LANES]);
     for values in tile.chunks(LANES) {
         for (lane, x) in values.iter().enumerate() {
             // Infinite magnitudes are refused before; the bound saves a check of the index.
-            let count = &mut space.bins[bin(*x).min(BINS - 1)][lane];
+            let count = &mut bins[bin(*x).min(BINS - 1)][lane];
             *count = count.wrapping_add(1);
         }
     }
@@ -60,38 +91,41 @@ pub(super) fn select<'a>(tile: &[f32], k: usize, space: &'a mut Scratch) -> &'a 
     let mut least = BINS;
     while least > NORMAL_BIN && above < k {
         least -= 1;
-        above += space.bins[least].iter().map(|count| usize::from(*count)).sum::<usize>();
+        above += bins[least].iter().map(|count| usize::from(*count)).sum::<usize>();
     }
-    let surplus = above.saturating_sub(k);
-    space.candidates.clear();
-    let floor = (least << BIN_SHIFT) as u32;
-    for (chunk, values) in tile.chunks(16).enumerate() {
-        // Most chunks hold none; this test vectorizes.
-        if values.iter().fold(0, |largest, x| magnitude_bits(*x).max(largest)) < floor {
-            continue;
-        }
-        let indices = (chunk as u16 * 16..).zip(values);
-        space.candidates.extend(
-            indices
-                .filter(|(_, x)| magnitude_bits(**x) >= floor)
-                .map(|(index, _)| index),
-        );
-    }
-    if surplus > 0 {
-        drop_least(tile, surplus, least, space);
-    }
-    &space.candidates
+    f32::from_bits((least << BIN_SHIFT) as u32)
 }
 
-/// Drops the `surplus` least candidates; all of them are in the bin `least`.
-fn drop_least(tile: &[f32], surplus: usize, least: usize, space: &mut Scratch) {
-    let Scratch { candidates, ties, .. } = space;
-    ties.clear();
-    let in_bin = candidates.iter().filter(|at| bin(tile[usize::from(**at)]) == least);
-    ties.extend(in_bin.map(|at| rank(tile[usize::from(*at)], *at)));
-    let (_, last_dropped, _) = ties.select_nth_unstable(surplus - 1);
+/// The indices of the magnitudes that are `floor` or more.
+fn gather(tile: &[f32], floor: f32, indices: &mut Vec<u16>) {
+    indices.clear();
+    indices.resize(tile.len(), 0);
+    let mut count = 0;
+    for (index, x) in (0..).zip(tile) {
+        // Always written and seldom kept: there is no branch to be guessed wrong.
+        indices[count] = index;
+        count += usize::from(x.abs() >= floor);
+    }
+    indices.truncate(count);
+}
+
+/// Keeps the `k` largest candidates.
+fn keep_largest(tile: &[f32], k: usize, space: &mut Scratch) {
+    let Scratch { candidates, ranks, .. } = space;
+    let Some(surplus @ 1..) = candidates.len().checked_sub(k) else {
+        return;
+    };
+    ranks.clear();
+    ranks.extend(candidates.iter().map(|at| rank(tile[usize::from(*at)], *at)));
+    let (_, last_dropped, _) = ranks.select_nth_unstable(surplus - 1);
     let last_dropped = *last_dropped;
-    candidates.retain(|at| rank(tile[usize::from(*at)], *at) > last_dropped);
+    let mut count = 0;
+    for from in 0..candidates.len() {
+        let at = candidates[from];
+        candidates[count] = at;
+        count += usize::from(rank(tile[usize::from(at)], at) > last_dropped);
+    }
+    candidates.truncate(count);
 }
 
 #[cfg(test)]
@@ -136,6 +170,11 @@ mod tests {
             let k = k.min(tile.len());
             let mut space = Scratch::default();
             prop_assert_eq!(select(&tile, k, &mut space), by_sorting(&tile, k));
+            // After a tile of any other size: the guess is right, too low or too high.
+            for scale in [1.0, 1.01, 1e-3, 1e3, 0.0, 1.0] {
+                let next: Vec<f32> = tile.iter().map(|x| (x * scale).clamp(f32::MIN, f32::MAX)).collect();
+                prop_assert_eq!(select(&next, k, &mut space), by_sorting(&next, k));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use atoll_protocol::{
     charter::Codec,
     layout::{Role, Tensor},
 };
+use proptest::prelude::*;
 
 /// Tiles with edges on both sides, odd lengths, a vector in the middle and one at the end.
 pub fn layout() -> Layout {
@@ -15,6 +16,7 @@ pub fn layout() -> Layout {
         (Role::Matrix, 129, 65),
         (Role::Matrix, 3, 201),
         (Role::Matrix, 70, 1),
+        (Role::Matrix, 66, 150),
         (Role::Vector, 33, 1),
     ])
 }
@@ -37,7 +39,7 @@ pub fn layout_of(shapes: &[(Role, usize, usize)]) -> Layout {
     layout
 }
 
-pub fn codecs() -> [(&'static str, Codec); 6] {
+pub fn codecs() -> [(&'static str, Codec); 8] {
     let feedback = Nano(950_000_000);
     [
         ("dense", Codec::Dense),
@@ -46,6 +48,8 @@ pub fn codecs() -> [(&'static str, Codec); 6] {
         ("sparse-1", Codec::Sparse { k: 1, feedback }),
         ("sparse-64", Codec::Sparse { k: 64, feedback }),
         ("sparse-4096", Codec::Sparse { k: 4096, feedback }),
+        ("lowrank-3", Codec::LowRank { rank: 3, feedback }),
+        ("lowrank-20", Codec::LowRank { rank: 20, feedback }),
     ]
 }
 
@@ -78,4 +82,19 @@ pub fn values(count: usize, seed: u64) -> Vec<f32> {
             if index % 97 == 0 { 0.0 } else { whole as f32 * scale }
         })
         .collect()
+}
+
+/// Finite values of every kind: any bits, ordinary ones, few distinct ones.
+pub fn finite() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        any::<u32>()
+            .prop_map(f32::from_bits)
+            .prop_filter("finite", |x| x.is_finite()),
+        -1e-3f32..1e-3,
+        (-3i8..=3).prop_map(f32::from),
+        Just(-0.0),
+        Just(f32::from_bits(1)),
+        Just(f32::MAX),
+        Just(f32::MIN),
+    ]
 }
