@@ -2,7 +2,9 @@
 
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
-    charter::{Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules},
+    charter::{
+        Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap, RoundRules,
+    },
     limits::CHARTER_BYTES_MAX,
 };
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,17 @@ struct RoundTable {
     retention: u32,
     checkpoint_every: u32,
     absent_max: u32,
+    overlap: OverlapKind,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OverlapKind {
+    None,
+    Steps,
+    Eager,
+    Round,
+    Auto,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,27 +101,35 @@ struct InnerTable {
     beta2: f64,
     eps: f64,
     clip: f64,
+    /// Muon's; AdamW has beta1 in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    momentum: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum InnerKind {
     Adamw,
+    Muon,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "optimizer", rename_all = "lowercase", deny_unknown_fields)]
 enum OuterTable {
     Sgd { lr: f64 },
-    Nesterov { lr: f64, momentum: f64 },
+    Nesterov { lr: f64, momentum: f64, warmup: u32 },
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 enum CodecTable {
+    Auto { feedback: f64 },
     Dense {},
+    Int8 { feedback: f64 },
     Int4 { feedback: f64 },
     Sparse { k: u32, feedback: f64 },
+    Lowrank { rank: u32, feedback: f64 },
+    EffectiveRank { rank: u32, window: u32, feedback: f64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,6 +140,7 @@ struct DeadlinesTable {
     check_ms: u64,
     merge_ms: u64,
     heartbeat_ms: u64,
+    deviations: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -250,13 +272,14 @@ impl File {
             round: self.round.into_rules()?,
             inner: self.inner.into_optimizer()?,
             outer: self.outer.into_optimizer()?,
-            codec: self.codec.into_codec()?,
+            compression: self.codec.into_compression()?,
             deadlines: Deadlines {
                 grace: Millis(self.deadlines.grace_ms),
                 reveal: Millis(self.deadlines.reveal_ms),
                 check: Millis(self.deadlines.check_ms),
                 merge: Millis(self.deadlines.merge_ms),
                 heartbeat: Millis(self.deadlines.heartbeat_ms),
+                deviations: self.deadlines.deviations,
             },
             members,
         })
@@ -295,14 +318,39 @@ impl RoundTable {
             retention: self.retention,
             checkpoint_every: self.checkpoint_every,
             absent_max: self.absent_max,
+            overlap: match self.overlap {
+                OverlapKind::None => Overlap::None,
+                OverlapKind::Steps => Overlap::Steps,
+                OverlapKind::Eager => Overlap::Eager,
+                OverlapKind::Round => Overlap::Round,
+                OverlapKind::Auto => Overlap::Auto,
+            },
         })
     }
 }
 
 impl InnerTable {
     fn into_optimizer(self) -> Result<InnerOptimizer, Refused> {
-        let InnerKind::Adamw = self.optimizer;
+        let matrices = match (self.optimizer, self.momentum) {
+            (InnerKind::Adamw, None) => Matrices::AdamW,
+            (InnerKind::Muon, Some(momentum)) => Matrices::Muon {
+                momentum: nano("inner.momentum", momentum)?,
+            },
+            (InnerKind::Adamw, Some(_)) => {
+                return Err(Refused {
+                    field: "inner.momentum".into(),
+                    message: "inner.momentum: only the optimizer muon has it; leave it out".into(),
+                });
+            }
+            (InnerKind::Muon, None) => {
+                return Err(Refused {
+                    field: "inner.optimizer".into(),
+                    message: "inner.momentum is missing: the optimizer muon needs it, such as 0.95".into(),
+                });
+            }
+        };
         Ok(InnerOptimizer {
+            matrices,
             lr: nano("inner.lr", self.lr)?,
             lr_min_ratio: nano("inner.lr_min_ratio", self.lr_min_ratio)?,
             warmup: InnerSteps(self.warmup),
@@ -321,26 +369,66 @@ impl OuterTable {
             Self::Sgd { lr } => OuterOptimizer::Sgd {
                 lr: nano("outer.lr", lr)?,
             },
-            Self::Nesterov { lr, momentum } => OuterOptimizer::Nesterov {
+            Self::Nesterov { lr, momentum, warmup } => OuterOptimizer::Nesterov {
                 lr: nano("outer.lr", lr)?,
                 momentum: nano("outer.momentum", momentum)?,
+                warmup,
             },
         })
     }
 }
 
 impl CodecTable {
-    fn into_codec(self) -> Result<Codec, Refused> {
+    fn into_compression(self) -> Result<Compression, Refused> {
+        let beta = |feedback| nano("codec.feedback", feedback);
         Ok(match self {
-            Self::Dense {} => Codec::Dense,
-            Self::Int4 { feedback } => Codec::Int4 {
-                feedback: nano("codec.feedback", feedback)?,
+            Self::Auto { feedback } => Compression::Auto {
+                feedback: beta(feedback)?,
             },
-            Self::Sparse { k, feedback } => Codec::Sparse {
+            Self::EffectiveRank { rank, window, feedback } => Compression::EffectiveRank {
+                rank,
+                window,
+                feedback: beta(feedback)?,
+            },
+            Self::Dense {} => Compression::Fixed(Codec::Dense),
+            Self::Int8 { feedback } => Compression::Fixed(Codec::Int8 {
+                feedback: beta(feedback)?,
+            }),
+            Self::Int4 { feedback } => Compression::Fixed(Codec::Int4 {
+                feedback: beta(feedback)?,
+            }),
+            Self::Sparse { k, feedback } => Compression::Fixed(Codec::Sparse {
                 k,
-                feedback: nano("codec.feedback", feedback)?,
-            },
+                feedback: beta(feedback)?,
+            }),
+            Self::Lowrank { rank, feedback } => Compression::Fixed(Codec::LowRank {
+                rank,
+                feedback: beta(feedback)?,
+            }),
         })
+    }
+
+    fn of(compression: &Compression) -> Self {
+        match compression {
+            Compression::Auto { feedback } => Self::Auto {
+                feedback: real(*feedback),
+            },
+            Compression::EffectiveRank { rank, window, feedback } => Self::EffectiveRank {
+                rank: *rank,
+                window: *window,
+                feedback: real(*feedback),
+            },
+            Compression::Fixed(codec) => {
+                let feedback = real(codec.feedback());
+                match codec {
+                    Codec::Dense => Self::Dense {},
+                    Codec::Int8 { .. } => Self::Int8 { feedback },
+                    Codec::Int4 { .. } => Self::Int4 { feedback },
+                    Codec::Sparse { k, .. } => Self::Sparse { k: *k, feedback },
+                    Codec::LowRank { rank, .. } => Self::Lowrank { rank: *rank, feedback },
+                }
+            }
+        }
     }
 }
 
@@ -379,9 +467,19 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
             retention: round.retention,
             checkpoint_every: round.checkpoint_every,
             absent_max: round.absent_max,
+            overlap: match round.overlap {
+                Overlap::None => OverlapKind::None,
+                Overlap::Steps => OverlapKind::Steps,
+                Overlap::Eager => OverlapKind::Eager,
+                Overlap::Round => OverlapKind::Round,
+                Overlap::Auto => OverlapKind::Auto,
+            },
         },
         inner: InnerTable {
-            optimizer: InnerKind::Adamw,
+            optimizer: match inner.matrices {
+                Matrices::AdamW => InnerKind::Adamw,
+                Matrices::Muon { .. } => InnerKind::Muon,
+            },
             lr: real(inner.lr),
             lr_min_ratio: real(inner.lr_min_ratio),
             warmup: inner.warmup.0,
@@ -390,30 +488,27 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
             beta2: real(inner.beta2),
             eps: real(inner.eps),
             clip: real(inner.clip),
+            momentum: match inner.matrices {
+                Matrices::AdamW => None,
+                Matrices::Muon { momentum } => Some(real(momentum)),
+            },
         },
         outer: match &charter.outer {
             OuterOptimizer::Sgd { lr } => OuterTable::Sgd { lr: real(*lr) },
-            OuterOptimizer::Nesterov { lr, momentum } => OuterTable::Nesterov {
+            OuterOptimizer::Nesterov { lr, momentum, warmup } => OuterTable::Nesterov {
                 lr: real(*lr),
                 momentum: real(*momentum),
+                warmup: *warmup,
             },
         },
-        codec: match &charter.codec {
-            Codec::Dense => CodecTable::Dense {},
-            Codec::Int4 { feedback } => CodecTable::Int4 {
-                feedback: real(*feedback),
-            },
-            Codec::Sparse { k, feedback } => CodecTable::Sparse {
-                k: *k,
-                feedback: real(*feedback),
-            },
-        },
+        codec: CodecTable::of(&charter.compression),
         deadlines: DeadlinesTable {
             grace_ms: charter.deadlines.grace.0,
             reveal_ms: charter.deadlines.reveal.0,
             check_ms: charter.deadlines.check.0,
             merge_ms: charter.deadlines.merge.0,
             heartbeat_ms: charter.deadlines.heartbeat.0,
+            deviations: charter.deadlines.deviations,
         },
         members: charter
             .members
@@ -451,7 +546,33 @@ mod tests {
 
     #[test]
     fn reads_back_what_it_wrote() {
-        let charter = charter_of(&[PeerId([1; 32]), PeerId([2; 32])]);
+        let mut charter = charter_of(&[PeerId([1; 32]), PeerId([2; 32])]);
+        let feedback = Nano(950_000_000);
+        let compressions = [
+            Compression::Auto { feedback },
+            Compression::EffectiveRank {
+                rank: 8,
+                window: 3,
+                feedback,
+            },
+            Compression::Fixed(Codec::Dense),
+            Compression::Fixed(Codec::Int8 { feedback }),
+            Compression::Fixed(Codec::Int4 { feedback }),
+            Compression::Fixed(Codec::Sparse { k: 64, feedback }),
+            Compression::Fixed(Codec::LowRank { rank: 4, feedback }),
+        ];
+        let overlaps = [Overlap::None, Overlap::Steps, Overlap::Eager, Overlap::Round, Overlap::Auto];
+        for (compression, overlap) in compressions.into_iter().zip(overlaps.into_iter().cycle()) {
+            charter.compression = compression;
+            charter.round.overlap = overlap;
+            assert_eq!(parse(Path::new("c"), &to_text(&charter).unwrap()), Ok(charter.clone()));
+        }
+        charter.inner.matrices = Matrices::Muon { momentum: feedback };
+        charter.outer = OuterOptimizer::Nesterov {
+            lr: Nano::ONE,
+            momentum: feedback,
+            warmup: 10,
+        };
         assert_eq!(parse(Path::new("c"), &to_text(&charter).unwrap()), Ok(charter));
     }
 
@@ -490,7 +611,13 @@ mod tests {
                 "quorum",
                 "a fraction such as \"2/3\" is needed",
             ),
-            ("kind = \"int4\"", "kind = \"zip\"", "", "unknown variant `zip`"),
+            ("kind = \"auto\"", "kind = \"zip\"", "", "unknown variant `zip`"),
+            (
+                "optimizer = \"adamw\"",
+                "optimizer = \"muon\"",
+                "optimizer",
+                "inner.momentum is missing",
+            ),
             (
                 "heartbeat_ms = 60000",
                 "heartbeat_ms = 1",

@@ -7,7 +7,10 @@ use atoll_learner::{
     data::{Tokenizer, ingest},
     evaluate_text, generate,
 };
-use atoll_protocol::{InnerSteps, Nano, charter::InnerOptimizer};
+use atoll_protocol::{
+    InnerSteps, Nano,
+    charter::{InnerOptimizer, Matrices},
+};
 use std::{
     fs,
     ops::ControlFlow,
@@ -84,6 +87,7 @@ fn unused_optimizer() -> InnerOptimizer {
         beta2: Nano(0),
         eps: Nano(1),
         clip: Nano::ONE,
+        matrices: Matrices::AdamW,
     }
 }
 

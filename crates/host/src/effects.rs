@@ -7,11 +7,12 @@ use crate::{
 };
 use anyhow::Context as _;
 use atoll_consensus::Handle;
-use atoll_ledger::{Outcome, Planned, Roots, RoundRecord};
+use atoll_ledger::{Outcome, Planned, Roots, RoundRecord, Terms};
 use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, blob_bytes_max};
 use atoll_protocol::{
-    Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, transaction::Reveal,
+    Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, charter::Codec,
+    transaction::Reveal,
 };
 use bytes::Bytes;
 use iroh::Endpoint;
@@ -120,13 +121,13 @@ impl World {
                 }
                 self.submit(action);
             }
-            Effect::Train { round, share } => {
+            Effect::Train { round, share, terms } => {
                 self.stop_training = Arc::default();
-                self.order(Order::Train(round, share, self.stop_training.clone()));
+                self.order(Order::Train(round, share, terms, self.stop_training.clone()));
             }
             Effect::Abort => self.stop_training.store(true, Ordering::Relaxed),
-            Effect::Fetch { peer, reveal } => self.fetch(peer, reveal),
-            Effect::Merge { round, plan } => self.merge(round, plan),
+            Effect::Fetch { peer, reveal, codec } => self.fetch(peer, reveal, codec),
+            Effect::Merge { round, plan, terms } => self.merge(round, plan, terms),
             Effect::Advance(roots) => self.order(Order::Advance(roots)),
             Effect::Discard => {
                 self.stop_merging();
@@ -184,25 +185,25 @@ impl World {
         }
     }
 
-    fn fetch(&mut self, peer: PeerId, reveal: Reveal) {
+    fn fetch(&mut self, peer: PeerId, reveal: Reveal, codec: Codec) {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         let base = self.base.theta;
         let fetch = self.tasks.spawn(async move {
             let round = reveal.round;
-            let verdict = source.check(peer, &reveal, base).await;
+            let verdict = source.check(peer, &reveal, &codec, base).await;
             let _ = inputs.send(Input::Fetched { round, peer, verdict });
         });
         self.fetches.push(fetch);
     }
 
-    fn merge(&mut self, round: Round, plan: Vec<Planned>) {
+    fn merge(&mut self, round: Round, plan: Vec<Planned>, terms: Terms) {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         let Some(orders) = self.orders.clone() else { return };
         self.stop_merging();
         let task = self.tasks.spawn(async move {
             match source.plan_blobs(round, &plan).await {
                 Ok(blobs) => {
-                    let _ = orders.send(Order::Merge(round, plan, blobs));
+                    let _ = orders.send(Order::Merge(round, plan, terms, blobs));
                 }
                 Err(error) => {
                     let _ = inputs.send(Input::MergeFailed {
@@ -259,8 +260,8 @@ impl Source {
     }
 
     /// Fetches a revealed blob and reads it: may it be merged?
-    async fn check(&self, peer: PeerId, reveal: &Reveal, base: Hash) -> Result<(), CheckReason> {
-        let bytes_max = blob_bytes_max(&self.layout, &self.charter.codec);
+    async fn check(&self, peer: PeerId, reveal: &Reveal, codec: &Codec, base: Hash) -> Result<(), CheckReason> {
+        let bytes_max = blob_bytes_max(&self.layout, codec);
         if reveal.bytes.0 > bytes_max {
             return Err(CheckReason::WrongSize);
         }
@@ -282,7 +283,7 @@ impl Source {
                 }
             }
         };
-        let read = Contribution::read(bytes, &self.layout, &self.charter.codec, &base).map_err(|error| {
+        let read = Contribution::read(bytes, &self.layout, codec, &base).map_err(|error| {
             tracing::warn!("contribution of {} is refused: {error}", self.charter.name_of(&peer));
             error.reason()
         })?;

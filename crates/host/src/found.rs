@@ -13,7 +13,10 @@ use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 use atoll_outer::theta_bytes;
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Round,
-    charter::{CHARTER_VERSION, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules},
+    charter::{
+        CHARTER_VERSION, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap,
+        RoundRules,
+    },
     limits::VALIDATORS_MAX,
 };
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -35,8 +38,8 @@ pub struct Plan {
     pub inner: InnerOptimizer,
     /// Outer optimizer.
     pub outer: OuterOptimizer,
-    /// Codec.
-    pub codec: Codec,
+    /// How the codec of each round is chosen.
+    pub compression: Compression,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Licence of the corpus, if known.
@@ -86,7 +89,7 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         round: plan.round,
         inner: plan.inner,
         outer: plan.outer,
-        codec: plan.codec,
+        compression: plan.compression,
         deadlines: plan.deadlines,
         members,
     };
@@ -200,6 +203,7 @@ impl Plan {
                 retention: 0,
                 checkpoint_every: rounds,
                 absent_max: 3,
+                overlap: Overlap::Auto,
             },
             inner: InnerOptimizer {
                 lr: Nano(6_000_000),
@@ -210,15 +214,17 @@ impl Plan {
                 beta2: Nano(950_000_000),
                 eps: Nano(10),
                 clip: Nano::ONE,
+                matrices: Matrices::AdamW,
             },
             outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-            codec: Codec::Int4 { feedback: Nano::ONE },
+            compression: Compression::Auto { feedback: Nano::ONE },
             deadlines: Deadlines {
                 grace: Millis(5_000),
                 reveal: Millis(10_000),
                 check: Millis(20_000),
                 merge: Millis(20_000),
                 heartbeat: Millis(60_000),
+                deviations: 8,
             },
             licence: None,
         }
@@ -264,7 +270,7 @@ pub(crate) mod tests {
             round: plan.round,
             inner: plan.inner,
             outer: plan.outer,
-            codec: plan.codec,
+            compression: plan.compression,
             deadlines: plan.deadlines,
             members,
         };

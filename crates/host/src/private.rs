@@ -2,12 +2,12 @@
 //! contribution of the last round, so that a restart never makes another one for it.
 
 use crate::folder::{FolderError, read_limited, write_whole};
-use atoll_protocol::{Hash, decode, encode, transaction::Reveal};
+use atoll_protocol::{Hash, charter::Codec, decode, encode, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Error feedback and two moments of the largest model, and the frame.
 const BYTES_MAX: u64 = 4 * atoll_protocol::limits::BLOB_BYTES_MAX;
 
@@ -32,12 +32,9 @@ pub enum PrivateError {
 pub struct Private {
     version: u32,
     genesis: Hash,
-    /// The last contribution that was encoded.
-    pub contribution: Option<Reveal>,
-    /// Root of the θ that it was made from.
-    pub base: Hash,
-    /// Whether it is known to be merged, or was added back.
-    pub settled: bool,
+    /// The contribution that is not known to be merged and was not added back, root of the θ that it was made
+    /// from, and how it was encoded.
+    pub pending: Option<(Reveal, Hash, Codec)>,
     /// Error feedback, as `outer` writes it.
     pub feedback: Vec<u8>,
     /// Optimizer moments, as `learner` writes them.
@@ -50,9 +47,7 @@ impl Private {
         Self {
             version: VERSION,
             genesis,
-            contribution: None,
-            base: Hash::ZERO,
-            settled: true,
+            pending: None,
             feedback,
             optimizer,
         }

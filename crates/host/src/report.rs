@@ -4,7 +4,7 @@
 use crate::trainer::Report;
 use atoll_ledger::{Event, Outcome, RoundRecord};
 use atoll_node::Notice;
-use atoll_protocol::{Charter, MicroNats, PeerId};
+use atoll_protocol::{Charter, MicroNats, PeerId, charter::Codec};
 use serde_json::{Value, json};
 
 /// Nats per token of a loss as the ledger writes it.
@@ -14,6 +14,17 @@ pub fn nats(loss: MicroNats) -> f64 {
 
 fn names(charter: &Charter, peers: &[PeerId]) -> Vec<String> {
     peers.iter().map(|peer| charter.name_of(peer)).collect()
+}
+
+/// A codec in one word.
+pub fn codec(codec: &Codec) -> String {
+    match codec {
+        Codec::Dense => "dense".into(),
+        Codec::Int8 { .. } => "int8".into(),
+        Codec::Int4 { .. } => "int4".into(),
+        Codec::Sparse { k, .. } => format!("sparse-{k}"),
+        Codec::LowRank { rank, .. } => format!("lowrank-{rank}"),
+    }
 }
 
 /// A round that is over, for people: the same object in logs, `status` and `audit`.
@@ -46,6 +57,8 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
         "outcome": outcome,
         "theta": theta,
         "time_ms": record.closed_at.0,
+        "codec": codec(&record.terms.codec),
+        "inner_steps": record.terms.steps.0,
         "train_loss": nats(record.train_loss),
         "held_out_before": nats(record.held_out),
         "roster": names(charter, &record.roster),
@@ -134,6 +147,8 @@ pub fn training(report: &Report) -> Option<Value> {
             "bytes": done.bytes.0,
             "tokens": done.tokens.0,
             "train_loss": nats(done.train_loss),
+            "ahead": done.ahead.map_or(0, |ahead| ahead.steps.0),
+            "residual": f64::from(done.measured.residual_milli) / 1e3,
         }),
         Report::Skipped(round, text) => json!({ "event": "skipped", "round": round.0, "text": text }),
         Report::Merged(..) | Report::MergeFailed(..) | Report::Adopted(..) | Report::Failed(..) => return None,

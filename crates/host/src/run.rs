@@ -376,12 +376,9 @@ impl<T: FnMut(&Value)> Running<T> {
             // its round ended while this node was away
             let record = past.records.get(&done.round);
             let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
-            let order = if merged {
-                Order::Settle(done.round)
-            } else {
-                Order::Restore(done.round)
-            };
-            first_orders.push(order);
+            if merged {
+                first_orders.push(Order::Settle(done.round)); // else it is sent again or added back when training begins
+            }
         }
         Ok((node, trainer, first_orders))
     }

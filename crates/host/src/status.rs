@@ -3,8 +3,8 @@
 
 use crate::{charter_file, folder::Folder, record, report};
 use anyhow::{Context as _, bail};
-use atoll_ledger::{Event, RoundRecord, State};
-use atoll_protocol::{Charter, MicroNats, Round};
+use atoll_ledger::{Event, RoundRecord, State, Window};
+use atoll_protocol::{Charter, MicroNats, Millis, Round};
 use serde_json::{Value, json};
 use std::{fs, sync::Arc};
 
@@ -85,6 +85,11 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
         "rounds": charter.round.rounds,
         "phase": format!("{:?}", round.phase).to_lowercase(),
         "next_deadline_ms": state.next_deadline().map(|at| at.0),
+        "phase_since_ms": round.since.0,
+        "phase_ends_ms": state.phase_ends().map(|at| at.0),
+        "pace": pace(charter, state),
+        "inner_steps": round.terms.steps.0,
+        "codec": report::codec(&round.terms.codec),
         "roster": round.roster.len(),
         "committed": round.commits.len(),
         "revealed": round.reveals.len(),
@@ -93,6 +98,26 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
         "theta_root": core.roots.theta.to_string(),
         "peers": peers.collect::<Vec<_>>(),
         "checkpoint": checkpoint,
+    })
+}
+
+/// How long each phase may last, and what peers needed of late.
+fn pace(charter: &Charter, state: &State) -> Value {
+    let (pace, deadlines) = (&state.core().pace, &charter.deadlines);
+    let phase = |window: &Window, longest: Option<Millis>| {
+        let limit = longest.map(|longest| window.limit(deadlines.deviations, longest).0);
+        let last = window.last();
+        json!({
+            "limit_ms": limit,
+            "median_ms": last.map(|spread| spread.median.0),
+            "deviation_ms": last.map(|spread| spread.deviation.0),
+        })
+    };
+    json!({
+        "commit": phase(&pace.commit, None),
+        "reveal": phase(&pace.reveal, Some(deadlines.reveal)),
+        "check": phase(&pace.check, Some(deadlines.check)),
+        "merge": phase(&pace.merge, Some(deadlines.merge)),
     })
 }
 

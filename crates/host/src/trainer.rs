@@ -14,14 +14,18 @@ use atoll_learner::{
     learning_rate,
 };
 use atoll_ledger::{
-    Planned, Roots,
+    Planned, Roots, Terms,
     assign::{Purpose, Share},
 };
 use atoll_node::Contribution as Done;
-use atoll_outer::{Contribution, ErrorFeedback, OuterState, Pending, Replica, replica, theta_bytes, theta_from_bytes};
+use atoll_outer::{
+    Ahead as GoneAhead, Contribution, ErrorFeedback, OuterState, Pending, Replica, replica, theta_bytes,
+    theta_from_bytes,
+};
 use atoll_protocol::{
-    ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens, charter::OuterOptimizer,
-    transaction::Reveal,
+    ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
+    charter::{Codec, OuterOptimizer, Overlap},
+    transaction::{Ahead, AheadFrom, Reveal},
 };
 use bytes::Bytes;
 use std::{
@@ -39,9 +43,9 @@ use tokio::{runtime::Handle, sync::mpsc as channel};
 #[derive(Debug)]
 pub enum Order {
     /// Train a round; the flag ends it early.
-    Train(Round, Share, Arc<AtomicBool>),
+    Train(Round, Share, Terms, Arc<AtomicBool>),
     /// Merge these blobs, in the plan's order, into a copy of θ.
-    Merge(Round, Vec<Planned>, Vec<Bytes>),
+    Merge(Round, Vec<Planned>, Terms, Vec<Bytes>),
     /// The copy is θ.
     Advance(Roots),
     /// Drop the copy.
@@ -102,6 +106,8 @@ pub struct Trainer {
     dataset: Dataset,
     tokenizer: Tokenizer,
     replica: Replica,
+    ahead: Option<Underway>,
+    travel: Travel,
 }
 
 /// What a trainer is made from.
@@ -141,9 +147,7 @@ impl Trainer {
         if let Some(saved) = Private::read(&folder.trainer(), genesis)? {
             feedback = ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?;
             learner.restore(&saved.optimizer)?;
-            let base = saved.base;
-            let open = saved.contribution.filter(|_| !saved.settled);
-            pending = open.map(|reveal| Pending { reveal, base });
+            pending = saved.pending.map(|(reveal, base, codec)| Pending { reveal, base, codec });
         }
         let theta = (outer, (roots.theta, roots.momentum));
         let replica = Replica::new(charter.clone(), layout.clone(), theta, feedback, pending);
@@ -160,6 +164,8 @@ impl Trainer {
             dataset,
             tokenizer,
             replica,
+            ahead: None,
+            travel: Travel::default(),
         })
     }
 
@@ -171,12 +177,23 @@ impl Trainer {
     /// Runs until the orders end.
     pub fn spawn(mut self, orders: mpsc::Receiver<Order>) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("trainer".into()).spawn(move || {
-            for order in orders {
-                if let Err(error) = self.carry_out(order) {
+            while let Some(done) = self.next(&orders) {
+                if let Err(error) = done {
                     return self.report(Report::Failed(format!("{error:#}")));
                 }
             }
         })
+    }
+
+    /// Carries out the next order; while there is none, takes a step ahead. Nothing when the orders have ended.
+    fn next(&mut self, orders: &mpsc::Receiver<Order>) -> Option<anyhow::Result<()>> {
+        let order = match orders.try_recv() {
+            Ok(order) => order,
+            Err(mpsc::TryRecvError::Disconnected) => return None,
+            Err(mpsc::TryRecvError::Empty) if self.may_go_ahead() => return Some(self.step_ahead()),
+            Err(mpsc::TryRecvError::Empty) => orders.recv().ok()?,
+        };
+        Some(self.carry_out(order))
     }
 
     fn report(&self, report: Report) {
@@ -185,8 +202,8 @@ impl Trainer {
 
     fn carry_out(&mut self, order: Order) -> anyhow::Result<()> {
         match order {
-            Order::Train(round, share, stop) => self.train(round, &share, &stop),
-            Order::Merge(round, plan, blobs) => self.merge(round, &plan, blobs),
+            Order::Train(round, share, terms, stop) => self.train(round, &share, &terms, &stop),
+            Order::Merge(round, plan, terms, blobs) => self.merge(round, &plan, &terms, blobs),
             Order::Advance(roots) => self.advance(roots),
             Order::Discard => {
                 self.replica.discard();
@@ -199,12 +216,19 @@ impl Trainer {
         }
     }
 
-    fn train(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn train(&mut self, round: Round, share: &Share, terms: &Terms, stop: &AtomicBool) -> anyhow::Result<()> {
+        if let Some(again) = self.replica.repeat(round, &terms.codec, terms.steps).cloned() {
+            let keep = Keep::Contribution(round, self.me);
+            self.runtime.block_on(self.blobs.keep(&again.blob, &keep))?;
+            self.save()?;
+            self.report(Report::Trained(again));
+            return Ok(());
+        }
         if let Some(earlier) = self.pending().map(|done| done.round) {
-            self.restore(earlier)?; // its round is over, and this one would take its place on disk
+            self.restore(earlier)?; // θ moved without it, and this one would take its place on disk
         }
         let started = self.learner.save();
-        match self.trained(round, share, stop) {
+        match self.trained(round, share, terms, stop) {
             Ok(Some(done)) => self.report(Report::Trained(done)),
             Ok(None) => self.learner.restore(&started)?, // an abandoned round leaves no trace in the moments
             Err(error) if error.downcast_ref::<LearnError>().is_some_and(is_numeric) => {
@@ -217,7 +241,14 @@ impl Trainer {
     }
 
     /// The contribution to a round, on disk; nothing if the training was stopped.
-    fn trained(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<Option<Done>> {
+    fn trained(
+        &mut self,
+        round: Round,
+        share: &Share,
+        terms: &Terms,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<Done>> {
+        let early = self.come_back()?;
         self.learner.write(self.replica.theta())?;
         let replica = HeldOut {
             replica: share.replica,
@@ -226,58 +257,169 @@ impl Trainer {
         };
         let held_out = self.held_out(&replica)?;
         self.report(Report::HeldOut(round, held_out));
-        let Some(train_loss) = self.inner_steps(round, share, stop)? else {
+        let taken = early.as_ref().map(|early| early.ahead);
+        let Some(train_loss) = self.inner_steps(round, share, (terms, early), stop)? else {
             return Ok(None);
         };
-        let blob = self.replica.contribute(&self.learner.read())?;
+        let local = self.learner.read();
+        let encoded = self.replica.contribute(&local, &terms.codec)?;
+        let (blob, base) = (Bytes::from(encoded.blob), self.replica.roots().0);
         let rules = &self.charter.round;
         let done = Reveal {
             round,
             blob: Hash::of_blob(&blob),
             bytes: ByteCount(blob.len() as u64),
-            steps: rules.inner_steps,
-            tokens: Tokens(u64::from(rules.inner_steps.0) * u64::from(rules.batch) * u64::from(rules.sequence)),
+            steps: terms.steps,
+            ahead: taken,
+            tokens: Tokens(u64::from(terms.steps.0) * u64::from(rules.batch) * u64::from(rules.sequence)),
             train_loss: micro_nats(train_loss),
             held_out: micro_nats(held_out),
+            measured: encoded.measured,
         };
         self.runtime.block_on(async {
             self.blobs.keep(&done.blob, &Keep::Own).await?;
             let keep = Keep::Contribution(round, self.me);
-            self.blobs.add_durably(blob, &keep).await
+            self.blobs.add_durably(blob.clone(), &keep).await
         })?;
-        self.replica.set_pending(done.clone());
+        self.replica.set_pending(done.clone(), terms.codec.clone());
         self.save()?;
+        let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
+        self.go_ahead(&local, &contribution, share, terms)?;
         Ok(Some(done))
     }
 
-    /// H steps; nothing if they were stopped. Gives the mean loss.
-    fn inner_steps(&mut self, round: Round, share: &Share, stop: &AtomicBool) -> anyhow::Result<Option<f64>> {
-        let charter = self.charter.clone();
-        let rules = &charter.round;
-        let InnerSteps(steps) = rules.inner_steps;
-        let rows = self.dataset.rows(Split::Train, rules.sequence);
-        let total = u64::from(rules.rounds) * u64::from(steps);
-        let mut sum = 0.0;
-        for step in 0..steps {
+    /// The round's steps that were not taken ahead; nothing if they were stopped. Gives the mean loss of all.
+    fn inner_steps(
+        &mut self,
+        round: Round,
+        share: &Share,
+        (terms, early): (&Terms, Option<Early>),
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<f64>> {
+        let InnerSteps(steps) = terms.steps;
+        let (mut first, mut sum) = (0, 0.0);
+        if let Some(early) = early {
+            self.learner.write(&early.begin)?;
+            (first, sum) = (early.ahead.steps.0.min(steps), early.losses);
+        }
+        for step in first..steps {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let began = Instant::now();
-            let chosen = share.rows(Purpose::Train, step.into(), rules.batch.into(), rows);
-            let batch = self.dataset.batch(Split::Train, &chosen, rules.sequence)?;
-            let global = u64::from(round.0) * u64::from(steps) + u64::from(step);
-            let rate = learning_rate(&charter.inner, global, total);
-            let done = self.learner.train_step(&batch, rate)?;
-            sum += done.loss;
-            let tokens_per_second = batch.targets() as f64 / began.elapsed().as_secs_f64().max(1e-9);
+            let (loss, tokens_per_second) = self.step(share, step, terms.first_step + u64::from(step))?;
+            sum += loss;
             self.report(Report::Step {
                 round,
                 step: step + 1,
-                loss: done.loss,
+                loss,
                 tokens_per_second,
             });
         }
         Ok(Some(sum / f64::from(steps)))
+    }
+
+    /// One inner step on the `step`-th rows of `share`; the run's `global`-th. Loss, and tokens a second.
+    fn step(&mut self, share: &Share, step: u32, global: u64) -> anyhow::Result<(f64, f64)> {
+        let charter = self.charter.clone();
+        let rules = &charter.round;
+        let began = Instant::now();
+        let rows = self.dataset.rows(Split::Train, rules.sequence);
+        let chosen = share.rows(Purpose::Train, step.into(), rules.batch.into(), rows);
+        let batch = self.dataset.batch(Split::Train, &chosen, rules.sequence)?;
+        let rate = learning_rate(&charter.inner, global, self.budget());
+        let done = self.learner.train_step(&batch, rate)?;
+        let seconds = began.elapsed().as_secs_f64().max(1e-9);
+        self.travel.step_seconds = seconds;
+        Ok((done.loss, batch.targets() as f64 / seconds))
+    }
+
+    /// Inner steps of the run.
+    fn budget(&self) -> u64 {
+        let rules = &self.charter.round;
+        u64::from(rules.rounds) * u64::from(rules.inner_steps.0)
+    }
+
+    /// Begins what the charter wants done while a contribution travels.
+    fn go_ahead(
+        &mut self,
+        local: &[f32],
+        contribution: &Contribution,
+        share: &Share,
+        terms: &Terms,
+    ) -> anyhow::Result<()> {
+        let first_step = terms.first_step + u64::from(terms.steps.0);
+        let left = self.budget().saturating_sub(first_step);
+        let most = terms.steps.0.min(u32::try_from(left).unwrap_or(u32::MAX));
+        self.travel.sent = Some(Instant::now());
+        self.travel.round_steps = terms.steps.0;
+        let from = match self.charter.round.overlap {
+            Overlap::None => return Ok(()),
+            Overlap::Auto if self.travel.takes_most_of_a_round() => AheadFrom::Eager,
+            Overlap::Steps | Overlap::Auto => AheadFrom::Own,
+            Overlap::Eager => AheadFrom::Eager,
+            Overlap::Round => AheadFrom::Theta,
+        };
+        let replicas = usize::try_from(share.replicas).unwrap_or(usize::MAX);
+        let from = self.replica.go_ahead(from, local, contribution, replicas)?;
+        self.learner.write(from.start())?;
+        self.ahead = Some(Underway {
+            from,
+            share: share.clone(),
+            first: terms.steps.0,
+            first_step,
+            most,
+            taken: 0,
+            losses: 0.0,
+            aside: None,
+        });
+        Ok(())
+    }
+
+    fn may_go_ahead(&self) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| ahead.taken < ahead.most)
+    }
+
+    /// One inner step while the last contribution travels. Bad numbers end it: the next round begins from θ.
+    fn step_ahead(&mut self) -> anyhow::Result<()> {
+        let Some(mut ahead) = self.ahead.take() else { return Ok(()) };
+        if let Some(local) = ahead.aside.take() {
+            self.learner.write(&local)?;
+        }
+        let place = (ahead.first + ahead.taken, ahead.first_step + u64::from(ahead.taken));
+        match self.step(&ahead.share.clone(), place.0, place.1) {
+            Ok((loss, _)) => {
+                ahead.taken += 1;
+                ahead.losses += loss;
+                self.ahead = Some(ahead);
+                Ok(())
+            }
+            Err(error) if error.downcast_ref::<LearnError>().is_some_and(is_numeric) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps w while the learner is used for something else.
+    fn put_aside(&mut self) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.aside.get_or_insert_with(|| self.learner.read());
+        }
+    }
+
+    /// What the steps taken ahead come to on the θ that there is now.
+    fn come_back(&mut self) -> anyhow::Result<Option<Early>> {
+        self.travel.arrived();
+        let Some(ahead) = self.ahead.take().filter(|ahead| ahead.taken > 0) else {
+            return Ok(None);
+        };
+        let local = ahead.aside.unwrap_or_else(|| self.learner.read());
+        Ok(Some(Early {
+            begin: self.replica.come_back(&ahead.from, &local)?,
+            losses: ahead.losses,
+            ahead: Ahead {
+                from: ahead.from.from,
+                steps: InnerSteps(ahead.taken),
+            },
+        }))
     }
 
     /// Loss of the learner's parameters on fixed held-out rows. The rows are the same in every round,
@@ -308,8 +450,8 @@ impl Trainer {
         Ok(nats / tokens as f64)
     }
 
-    fn merge(&mut self, round: Round, plan: &[Planned], blobs: Vec<Bytes>) -> anyhow::Result<()> {
-        match self.merged(plan, blobs) {
+    fn merge(&mut self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<()> {
+        match self.merged(round, plan, terms, blobs) {
             Ok(state) => {
                 let (theta, momentum) = state.roots();
                 let keep = Keep::Theta(round.next());
@@ -327,10 +469,11 @@ impl Trainer {
         Ok(())
     }
 
-    fn merged(&self, plan: &[Planned], blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
+    fn merged(&self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
         let base = self.replica.roots().0;
-        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, &base)?;
-        apply_plan(self.replica.outer(), plan, &contributions, &self.charter, &self.layout)
+        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
+        let (outer, of) = (self.replica.outer(), (round, terms.steps));
+        apply_plan(outer, plan, &contributions, &self.charter, &self.layout, of)
     }
 
     fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
@@ -362,11 +505,13 @@ impl Trainer {
     fn adopt(&mut self, roots: Roots, theta: &[u8], momentum: Option<&[u8]>) -> anyhow::Result<()> {
         let outer = state_of(&self.charter, &self.layout, theta, momentum)?;
         self.replica.adopt(outer, (roots.theta, roots.momentum));
+        self.ahead = None; // it led on from another θ
         self.report(Report::Adopted(roots));
         Ok(())
     }
 
     fn checkpoint(&mut self, round: Round) -> anyhow::Result<()> {
+        self.put_aside();
         self.learner.write(self.replica.theta())?;
         let members = self.charter.members.len() as u64;
         let held_out = self.held_out(&HeldOut {
@@ -383,12 +528,55 @@ impl Trainer {
 
     fn save(&mut self) -> anyhow::Result<()> {
         let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.learner.save());
-        if let Some(pending) = self.replica.pending() {
-            private.contribution = Some(pending.reveal.clone());
-            private.base = pending.base;
-            private.settled = false;
-        }
+        let pending = self.replica.pending();
+        private.pending = pending.map(|open| (open.reveal.clone(), open.base, open.codec.clone()));
         Ok(private.write(&self.folder.trainer())?)
+    }
+}
+
+/// Training that goes on while a contribution travels.
+struct Underway {
+    from: GoneAhead,
+    /// Whose rows it reads: those of the last round, behind the ones that were read.
+    share: Share,
+    /// The first of its steps in the share, and in the run.
+    first: u32,
+    first_step: u64,
+    /// How many there may be, and how many there were.
+    most: u32,
+    taken: u32,
+    losses: f64,
+    /// w, while the learner holds something else.
+    aside: Option<Vec<f32>>,
+}
+
+/// Steps that were taken ahead of their round.
+struct Early {
+    /// θ + (w − s): where the rest of the round begins.
+    begin: Vec<f32>,
+    losses: f64,
+    ahead: Ahead,
+}
+
+/// How long contributions travel, measured against the steps of a round.
+#[derive(Default)]
+struct Travel {
+    sent: Option<Instant>,
+    /// From sending until the next θ was there, the last time.
+    seconds: f64,
+    step_seconds: f64,
+    round_steps: u32,
+}
+
+impl Travel {
+    fn arrived(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            self.seconds = sent.elapsed().as_secs_f64();
+        }
+    }
+
+    fn takes_most_of_a_round(&self) -> bool {
+        self.seconds > 0.5 * self.step_seconds * f64::from(self.round_steps)
     }
 }
 
@@ -429,16 +617,16 @@ pub fn state_of(
     Ok(state)
 }
 
-/// Reads and checks the blobs of a plan, made from the θ with root `base`.
+/// Reads and checks the blobs of a plan, in this codec, made from the θ with root `base`.
 pub fn read_plan(
     plan: &[Planned],
     blobs: Vec<Bytes>,
     charter: &Charter,
     layout: &Layout,
-    base: &Hash,
+    (codec, base): (&Codec, &Hash),
 ) -> anyhow::Result<Vec<Contribution>> {
     let read = |(entry, blob): (&Planned, Bytes)| {
-        Contribution::read(blob, layout, &charter.codec, base)
+        Contribution::read(blob, layout, codec, base)
             .with_context(|| format!("the contribution of {}", charter.name_of(&entry.peer)))
     };
     plan.iter().zip(blobs).map(read).collect()
@@ -451,11 +639,12 @@ pub fn apply_plan(
     contributions: &[Contribution],
     charter: &Charter,
     layout: &Layout,
+    of: (Round, InnerSteps),
 ) -> anyhow::Result<OuterState> {
     let inputs: Vec<_> = plan
         .iter()
         .zip(contributions)
         .map(|(entry, c)| (entry.peer, entry.tokens, c))
         .collect();
-    Ok(replica::merged(outer, &inputs, charter, layout)?)
+    Ok(replica::merged(outer, &inputs, charter, layout, of)?)
 }

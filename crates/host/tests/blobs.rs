@@ -197,12 +197,13 @@ async fn only_members_are_served() {
 async fn a_fetched_contribution_is_read_against_the_theta_it_was_made_from() {
     let (a, b) = two().await;
     let rules = charter(&[1, 2]);
-    let (layout, base) = (Layout::of(&rules.model), Hash([7; 32]));
+    let (layout, base, codec) = (Layout::of(&rules.model), Hash([7; 32]), rules.compression.first());
     let delta: Vec<f32> = (0..layout.parameters).map(|i| (i % 17) as f32 - 8.0).collect();
     let blob = ErrorFeedback::new(layout.parameters)
-        .contribute(delta, &rules.codec, &layout, &base)
-        .unwrap();
-    assert!(blob.len() as u64 <= blob_bytes_max(&layout, &rules.codec));
+        .contribute(delta, &codec, &layout, &base)
+        .unwrap()
+        .blob;
+    assert!(blob.len() as u64 <= blob_bytes_max(&layout, &codec));
     let cut = blob[..blob.len() - 1].to_vec();
     for (content, base, expected) in [
         (blob.clone(), base, None),
@@ -215,7 +216,7 @@ async fn a_fetched_contribution_is_read_against_the_theta_it_was_made_from() {
             .await
             .unwrap();
         let fetched = b.fetch(&hash, Size::Exactly(content.len() as u64), &a).await.unwrap();
-        let read = Contribution::read(fetched, &layout, &rules.codec, &base);
+        let read = Contribution::read(fetched, &layout, &codec, &base);
         assert_eq!(read.err().map(|error| error.reason()), expected);
     }
     a.close().await;

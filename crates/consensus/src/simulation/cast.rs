@@ -2,12 +2,7 @@
 
 use super::{ballots::Ballots, disk::Disk};
 use crate::keys::Validators;
-use atoll_protocol::{
-    Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId,
-    charter::{
-        CHARTER_VERSION, Charter, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules,
-    },
-};
+use atoll_protocol::{Charter, Keypair, Millis, PeerId, tiny_charter};
 use commonware_consensus::simplex::scheme::ed25519::Scheme;
 use std::sync::Arc;
 

@@ -9,9 +9,7 @@
 use atoll_consensus::{ALPN, Config, Finalized, Handle, Transport, start};
 use atoll_ledger::State;
 use atoll_protocol::{
-    Action, Block, Charter, Domain, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Transaction,
-    charter::{CHARTER_VERSION, Codec, Data, Deadlines, InnerOptimizer, Member, Model, OuterOptimizer, RoundRules},
-    transaction::SignedTransaction,
+    Action, Block, Charter, Domain, Keypair, Millis, PeerId, Transaction, tiny_charter, transaction::SignedTransaction,
 };
 use iroh::{
     Endpoint, EndpointAddr, RelayMode, SecretKey, address_lookup::memory::MemoryLookup, endpoint::presets,

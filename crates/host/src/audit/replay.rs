@@ -160,8 +160,15 @@ impl Replay<'_> {
             })?;
             blobs.push(Bytes::from(bytes));
         }
-        let read = read_plan(&record.merged, blobs, self.charter, &self.layout, &self.roots.theta)?;
-        apply_plan(state, &record.merged, &read, self.charter, &self.layout)
+        let read = read_plan(
+            &record.merged,
+            blobs,
+            self.charter,
+            &self.layout,
+            (&record.terms.codec, &self.roots.theta),
+        )?;
+        let of = (record.round, record.terms.steps);
+        apply_plan(state, &record.merged, &read, self.charter, &self.layout, of)
     }
 
     fn stored(&self, roots: Roots) -> Option<OuterState> {
