@@ -27,6 +27,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "atoll-learner",
         ],
     ),
+    (
+        "atoll-bench",
+        &["atoll-protocol", "atoll-ledger", "atoll-outer", "atoll-learner"],
+    ),
     // 3
     (
         "atoll-host",
@@ -42,7 +46,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // 4
     (
         "atoll",
-        &["atoll-protocol", "atoll-ledger", "atoll-host", "atoll-simulator"],
+        &[
+            "atoll-protocol",
+            "atoll-ledger",
+            "atoll-host",
+            "atoll-simulator",
+            "atoll-bench",
+        ],
     ),
     ("xtask", &[]),
 ];

@@ -6,4 +6,5 @@
 //! that a result depends on is a virtual one.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod codec;
 pub mod convergence;

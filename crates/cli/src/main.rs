@@ -1,6 +1,7 @@
 //! The `atoll` command: arguments, wiring, and the only printing.
 
 mod audit;
+mod bench;
 mod demo;
 mod found;
 mod model;
@@ -42,6 +43,8 @@ enum Command {
     Eval(model::EvalArguments),
     /// Simulate a whole network in virtual time, and check what must hold
     Sim(sim::Arguments),
+    /// Measure methods of training together, and codecs, in one process
+    Bench(bench::Arguments),
     /// Say where a run stands
     Status(status::Arguments),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => model::generate(&arguments),
         Command::Eval(arguments) => model::eval(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
     };
     match done {

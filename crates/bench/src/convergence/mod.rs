@@ -4,6 +4,7 @@
 //! [`outer_loop`] and [`baselines`] (the methods), [`book`] (results on disk, resumable), [`campaign`]
 //! (grid, then seeds), [`clock`] (links in virtual time), [`table`] and [`plot`].
 
+pub mod arms;
 mod baselines;
 pub mod book;
 pub mod campaign;
@@ -14,6 +15,7 @@ pub mod spec;
 pub mod table;
 pub mod task;
 
+pub use arms::Preset;
 pub use book::{Book, BookError};
 pub use campaign::{Campaign, Progress};
 pub use spec::{Point, RunResult, Spec};

@@ -1,0 +1,295 @@
+//! Which arms there are, and what each preset runs.
+//!
+//! Within a column all arms read the same tokens in the same order. Grids are small and of the same size for
+//! all: two learning rates, on the first seed.
+
+use super::{
+    campaign::{Arm, Campaign},
+    spec::{Method, Spec},
+};
+
+/// What is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// A tiny model and the main arms: under a minute.
+    Smoke,
+    /// All arms at 1M parameters: hours.
+    Table,
+    /// The main arms at 10M parameters: a day.
+    Large,
+}
+
+/// A method with its fixed settings; the grid is over learning rates.
+struct Method_ {
+    name: &'static str,
+    method: Method,
+    inner: &'static str,
+    /// Multiples of the column's base rate.
+    rates: &'static [f64],
+    outer: (f64, f64, u32),
+    codec: &'static str,
+    feedback: f64,
+    overlap: &'static str,
+    /// H as a multiple of the column's.
+    longer: u32,
+}
+
+const DILOCO: (f64, f64, u32) = (0.7, 0.9, 0);
+const PLAIN: (f64, f64, u32) = (1.0, 0.0, 0);
+const OURS: (f64, f64, u32) = (1.0, 0.8, 10);
+
+const ALL_REDUCE: Method_ = Method_ {
+    name: "all-reduce",
+    method: Method::AllReduce,
+    inner: "adamw",
+    rates: &[0.5, 1.0, 2.0],
+    outer: PLAIN,
+    codec: "dense",
+    feedback: 0.0,
+    overlap: "none",
+    longer: 1,
+};
+
+const fn outer_loop(
+    name: &'static str,
+    outer: (f64, f64, u32),
+    codec: &'static str,
+    feedback: f64,
+    overlap: &'static str,
+) -> Method_ {
+    Method_ {
+        name,
+        method: Method::OuterLoop,
+        rates: &[1.0, 2.0],
+        outer,
+        codec,
+        feedback,
+        overlap,
+        ..ALL_REDUCE
+    }
+}
+
+const fn muon(name: &'static str, of: Method_) -> Method_ {
+    Method_ {
+        name,
+        inner: "muon",
+        rates: &[2.0, 4.0],
+        ..of
+    }
+}
+
+/// What everybody compares with.
+const OTHERS: [Method_; 8] = [
+    ALL_REDUCE,
+    Method_ {
+        name: "cocktail-sgd",
+        method: Method::Cocktail,
+        ..ALL_REDUCE
+    },
+    outer_loop("diloco", DILOCO, "dense", 0.0, "none"),
+    Method_ {
+        longer: 5,
+        ..outer_loop("open-diloco", DILOCO, "fp16", 0.0, "none")
+    },
+    outer_loop("diloco-x", (0.35, 0.9, 0), "effective-rank-64", 1.0, "round"),
+    outer_loop("diloco-x, no overlap", DILOCO, "effective-rank-64", 1.0, "none"),
+    outer_loop("diloco-x, no compression", (0.35, 0.9, 0), "dense", 0.0, "round"),
+    muon("all-reduce, muon", ALL_REDUCE),
+];
+
+/// Fixed settings of ours, and what chooses among them.
+const OURS_FIXED: [Method_; 8] = [
+    outer_loop("atoll dense", OURS, "dense", 0.0, "none"),
+    outer_loop("atoll int8", OURS, "int8", 1.0, "none"),
+    outer_loop("atoll int4", OURS, "int4", 1.0, "none"),
+    outer_loop("atoll sparse-512", OURS, "sparse-512", 1.0, "none"),
+    outer_loop("atoll sparse-256", OURS, "sparse-256", 1.0, "none"),
+    outer_loop("atoll sparse-128", OURS, "sparse-128", 1.0, "none"),
+    outer_loop("atoll sparse-64", OURS, "sparse-64", 1.0, "none"),
+    outer_loop("atoll lowrank-16", OURS, "lowrank-16", 1.0, "none"),
+];
+
+const OURS_AUTO: [Method_; 6] = [
+    outer_loop("atoll auto", OURS, "auto", 1.0, "none"),
+    outer_loop("atoll auto, steps", OURS, "auto", 1.0, "steps-5"),
+    outer_loop("atoll auto, eager", OURS, "auto", 1.0, "eager"),
+    muon("atoll dense, muon", outer_loop("", OURS, "dense", 0.0, "none")),
+    muon("atoll auto, muon", outer_loop("", OURS, "auto", 1.0, "none")),
+    muon("atoll auto, muon, steps", outer_loop("", OURS, "auto", 1.0, "steps-5")),
+];
+
+/// The names of the arms that short columns and other numbers of replicas have.
+const MAIN: [&str; 9] = [
+    "all-reduce",
+    "all-reduce, muon",
+    "cocktail-sgd",
+    "diloco",
+    "diloco-x",
+    "atoll int4",
+    "atoll sparse-64",
+    "atoll auto, steps",
+    "atoll auto, muon, steps",
+];
+
+/// A column: everything that its arms have in common.
+struct Column {
+    size: &'static str,
+    replicas: u32,
+    rounds: u32,
+    inner_steps: u32,
+    batch: u32,
+    sequence: u32,
+    lr: f64,
+    seeds: u64,
+}
+
+impl Column {
+    fn name(&self) -> String {
+        let Self {
+            size,
+            replicas,
+            rounds,
+            inner_steps,
+            ..
+        } = self;
+        format!("{size} parameters, N = {replicas}, {rounds} rounds of {inner_steps} steps")
+    }
+
+    fn arm(&self, method: &Method_) -> Arm {
+        let spec = |rate: &f64| Spec {
+            arm: method.name.into(),
+            size: self.size.into(),
+            method: method.method,
+            replicas: self.replicas,
+            rounds: self.rounds.div_ceil(method.longer),
+            inner_steps: self.inner_steps * method.longer,
+            batch: self.batch,
+            sequence: self.sequence,
+            seed: 1,
+            inner: method.inner.into(),
+            lr: rate * self.lr,
+            outer_lr: method.outer.0,
+            outer_momentum: method.outer.1,
+            outer_warmup: method.outer.2,
+            codec: method.codec.into(),
+            feedback: method.feedback,
+            overlap: method.overlap.into(),
+        };
+        Arm {
+            column: self.name(),
+            grid: method.rates.iter().map(spec).collect(),
+            seeds: (2..=self.seeds).collect(),
+        }
+    }
+
+    fn arms<'a>(&'a self, main: bool) -> impl Iterator<Item = Arm> + 'a {
+        let all = OTHERS.iter().chain(&OURS_FIXED).chain(&OURS_AUTO);
+        let wanted = move |method: &&Method_| !main || MAIN.contains(&method.name);
+        all.filter(wanted).map(|method| self.arm(method))
+    }
+}
+
+const TABLE: Column = Column {
+    size: "1m",
+    replicas: 4,
+    rounds: 100,
+    inner_steps: 30,
+    batch: 1,
+    sequence: 128,
+    lr: 0.003,
+    seeds: 3,
+};
+
+impl Preset {
+    /// Its word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Table => "table",
+            Self::Large => "large",
+        }
+    }
+
+    /// The column whose plot is drawn.
+    pub fn main_column(self) -> String {
+        self.columns().first().map_or(String::new(), |(column, _)| column.name())
+    }
+
+    /// Columns, and whether they have the main arms only.
+    fn columns(self) -> Vec<(Column, bool)> {
+        match self {
+            Self::Smoke => vec![(
+                Column {
+                    size: "tiny",
+                    rounds: 20,
+                    inner_steps: 10,
+                    sequence: 32,
+                    seeds: 1,
+                    ..TABLE
+                },
+                true,
+            )],
+            Self::Table => vec![
+                (TABLE, false),
+                (Column { rounds: 32, ..TABLE }, true),
+                (
+                    Column {
+                        replicas: 2,
+                        batch: 2,
+                        ..TABLE
+                    },
+                    true,
+                ),
+                (
+                    Column {
+                        replicas: 8,
+                        ..TABLE
+                    },
+                    true,
+                ),
+            ],
+            Self::Large => vec![(
+                Column {
+                    size: "10m",
+                    lr: 0.002,
+                    ..TABLE
+                },
+                true,
+            )],
+        }
+    }
+
+    /// Everything that it runs.
+    pub fn campaign(self) -> Campaign {
+        let columns = self.columns();
+        let arms = columns.iter().flat_map(|(column, main)| column.arms(*main));
+        Campaign { arms: arms.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spec_is_sound_and_none_is_run_twice() {
+        for preset in [Preset::Smoke, Preset::Table, Preset::Large] {
+            let campaign = preset.campaign();
+            let mut seen: Vec<&Spec> = Vec::new();
+            for arm in &campaign.arms {
+                for spec in &arm.grid {
+                    spec.charter(257).unwrap_or_else(|error| panic!("{}: {error}", spec.arm));
+                    spec.ahead().unwrap();
+                    assert!(!seen.contains(&spec), "{spec:?}");
+                    seen.push(spec);
+                }
+            }
+            let first = preset.main_column();
+            assert!(campaign.arms.iter().any(|arm| arm.column == first));
+        }
+        assert!(MAIN.iter().all(|name| {
+            let all = OTHERS.iter().chain(&OURS_FIXED).chain(&OURS_AUTO);
+            all.filter(|method| method.name == *name).count() == 1
+        }));
+    }
+}

@@ -1,0 +1,199 @@
+//! `atoll bench convergence`.
+
+use crate::demo::corpus;
+use anyhow::Context as _;
+use atoll_bench::convergence::{
+    Book, Campaign, Preset, Progress, Task,
+    campaign::CampaignError,
+    plot,
+    table::{self, Row},
+};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// Trains every arm on the same tokens, N replicas in turn, and compares loss and bytes.
+///
+/// Each arm's settings are chosen on one seed; the best is run on further seeds. Results are kept after every
+/// run: the same command goes on where it was stopped.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Writes results.jsonl, table.md and plot.svg into the output folder. smoke takes under a minute, table hours, large about a day on two cores.\n\nExamples:\n  atoll bench convergence\n  atoll bench convergence --preset table --data texts.txt --out results/table\n  atoll bench convergence --json | tail -1"
+)]
+pub(crate) struct Arguments {
+    /// What to run
+    #[arg(long, value_enum, default_value_t = Which::Smoke)]
+    preset: Which,
+    /// Text, folder, JSONL or Parquet; the project's own sources if left out
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Where results are kept [default: atoll-bench/PRESET]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Runs at a time, each on one thread; as many as there are cores if left out
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print JSON lines: one for each run, and one for the table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    /// A tiny model, the main arms
+    Smoke,
+    /// 1M parameters, all arms
+    Table,
+    /// 10M parameters, the main arms
+    Large,
+}
+
+impl Which {
+    fn preset(self) -> Preset {
+        match self {
+            Self::Smoke => Preset::Smoke,
+            Self::Table => Preset::Table,
+            Self::Large => Preset::Large,
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let preset = arguments.preset.preset();
+    let default = || Path::new("atoll-bench").join(preset.name());
+    let out = arguments.out.clone().unwrap_or_else(default);
+    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let task = Task::of(&corpus::read(arguments.data.as_deref())?)?;
+    let book = Book::open(&out.join("results.jsonl"), task.hash())?;
+    let campaign = preset.campaign();
+    let stopped = campaign_run(&campaign, &task, &book, arguments)?;
+    let rows = table::rows(&campaign, &book);
+    let written = write(&out, preset, &task, &rows, arguments);
+    written.with_context(|| format!("cannot write into {}", out.display()))?;
+    if stopped {
+        let (done, of) = (campaign.done(&book), campaign.runs());
+        eprintln!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
+        return Ok(ExitCode::from(130));
+    }
+    let column = preset.main_column();
+    match arguments.json {
+        true => println!("{}", summary(&rows, &column)),
+        false => {
+            println!("{}", table::markdown(&rows));
+            println!("results, table and plot are in {}", out.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs what is missing. Whether it was stopped.
+fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Arguments) -> anyhow::Result<bool> {
+    let stop = on_interrupt()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = arguments.threads.map_or(cores, usize::from);
+    let bar = bar(campaign, book, arguments.json)?;
+    let report = |progress: Progress| match progress {
+        Progress::Begins(spec) => bar.set_message(format!("{}, seed {}", spec.arm, spec.seed)),
+        Progress::Ends { spec, result, done, .. } => {
+            bar.set_position(done as u64);
+            if arguments.json {
+                println!("{}", json!({ "spec": spec, "result": result }));
+            } else {
+                let text = format!(
+                    "{:<26} lr {:<7} seed {}  loss {:.4}  {:.0} s",
+                    spec.arm, spec.lr, spec.seed, result.loss, result.wall_s
+                );
+                match bar.is_hidden() {
+                    true => println!("{text}"),
+                    false => bar.println(text),
+                }
+            }
+        }
+    };
+    let done = campaign.run(task, book, threads, &|| stop.load(Ordering::Relaxed), &report);
+    bar.finish_and_clear();
+    match done {
+        Ok(()) => Ok(false),
+        Err(CampaignError::Stopped) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bar(campaign: &Campaign, book: &Book, quiet: bool) -> anyhow::Result<ProgressBar> {
+    if quiet {
+        return Ok(ProgressBar::hidden());
+    }
+    let bar = ProgressBar::new(campaign.runs() as u64);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:30} {pos}/{len} runs, {elapsed} so far, about {eta} left  {msg}",
+    )?);
+    bar.set_position(campaign.done(book) as u64);
+    bar.reset_eta();
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Ok(bar)
+}
+
+/// Set by Ctrl-C; a second one ends the program at once.
+fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let stop = STOP.get_or_init(Arc::default).clone();
+    let seen = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if seen.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+            }
+        });
+    })?;
+    Ok(stop)
+}
+
+fn write(out: &Path, preset: Preset, task: &Task, rows: &[Row], arguments: &Arguments) -> anyhow::Result<()> {
+    let data = arguments.data.as_deref();
+    let head = format!(
+        "# `atoll bench convergence --preset {}`\n\natoll {}, corpus {} ({} training tokens, bytes), manifest {}. Losses are held-out nats per byte, mean ± half the range over the seeds; the gap is to all-reduce with AdamW, tuned on the same grid. Bytes are what a peer sends and receives per token that it trains on. Times are in inner steps of a peer.\n\n",
+        preset.name(),
+        env!("CARGO_PKG_VERSION"),
+        data.map_or("the project's sources".to_string(), |path| path.display().to_string()),
+        crate::grouped(task.tokens() as u64),
+        task.hash().short(),
+    );
+    fs::write(out.join("table.md"), head + &table::markdown(rows))?;
+    fs::write(out.join("plot.svg"), plot::svg(rows, &preset.main_column()))?;
+    Ok(())
+}
+
+fn summary(rows: &[Row], main: &str) -> serde_json::Value {
+    let arm = |row: &Row| {
+        json!({
+            "name": row.name,
+            "column": row.column,
+            "loss": row.loss,
+            "gap_percent": row.gap_percent,
+            "bytes_per_token": row.bytes_per_token,
+            "bytes_per_parameter": row.bytes_per_parameter,
+            "spread": row.spread,
+            "seeds": row.seeds,
+            "utilisation": row.utilisation,
+        })
+    };
+    let arms: Vec<_> = rows.iter().filter(|row| row.column == main).map(arm).collect();
+    let others: Vec<_> = rows.iter().filter(|row| row.column != main).map(arm).collect();
+    match others.is_empty() {
+        true => json!({ "arms": arms }),
+        false => json!({ "arms": arms, "other_columns": others }),
+    }
+}
