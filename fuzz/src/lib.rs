@@ -2,12 +2,9 @@
 
 use atoll_ledger::State;
 use atoll_protocol::{
-    Action, Block, ByteCount, Domain, Fraction, Hash, InnerSteps, Keypair, Layout, MicroNats, Millis, Nano, Tokens,
-    Transaction,
-    charter::{
-        CHARTER_VERSION, Charter, Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model,
-        OuterOptimizer, Overlap, RoundRules,
-    },
+    Action, Block, ByteCount, Domain, Hash, InnerSteps, Keypair, Layout, MicroNats, Millis, Nano, Tokens, Transaction,
+    charter::{Charter, Codec, Model},
+    tiny_charter,
     transaction::{Measured, Reveal, SignedTransaction, commitment},
 };
 use std::sync::Arc;
@@ -24,72 +21,16 @@ pub fn keys() -> Vec<Keypair> {
 
 /// A valid charter of three members and a tiny model.
 pub fn charter() -> Charter {
-    let member = |(key, name): (&Keypair, &str)| Member {
-        name: name.into(),
-        key: key.peer(),
-    };
-    Charter {
-        version: CHARTER_VERSION,
-        name: "fuzz".into(),
-        seed: 1,
-        model: model(8),
-        data: Data { manifest: Hash::ZERO },
-        round: RoundRules {
-            rounds: 2,
-            inner_steps: InnerSteps(4),
-            batch: 2,
-            sequence: 8,
-            held_out: 1,
-            quorum: Fraction {
-                numerator: 2,
-                denominator: 3,
-            },
-            retention: 0,
-            checkpoint_every: 1,
-            absent_max: 1,
-            overlap: Overlap::None,
-        },
-        inner: InnerOptimizer {
-            lr: Nano(1_000_000),
-            lr_min_ratio: Nano(0),
-            warmup: InnerSteps(0),
-            weight_decay: Nano(0),
-            beta1: Nano(0),
-            beta2: Nano(0),
-            eps: Nano(10),
-            clip: Nano::ONE,
-            matrices: Matrices::AdamW,
-        },
-        outer: OuterOptimizer::Sgd { lr: Nano::ONE },
-        compression: Compression::Fixed(Codec::Dense),
-        deadlines: Deadlines {
-            grace: Millis(2_000),
-            reveal: Millis(5_000),
-            check: Millis(10_000),
-            merge: Millis(10_000),
-            heartbeat: Millis(60_000),
-            deviations: 0,
-        },
-        members: keys().iter().zip(["a", "b", "c"]).map(member).collect(),
-    }
+    let members = keys();
+    let mut charter = tiny_charter(members.iter().zip(["a", "b", "c"]).map(|(key, name)| (name.into(), key.peer())));
+    charter.model.theta = BASE;
+    charter.round.rounds = 2;
+    charter.round.absent_max = 1;
+    charter
 }
 
 fn model(ffn: u32) -> Model {
-    Model {
-        vocab: 16,
-        width: 4,
-        layers: 1,
-        heads: 1,
-        kv_heads: 1,
-        head_width: 4,
-        ffn,
-        context: 8,
-        rope_theta: 10_000,
-        norm_eps: Nano(10_000),
-        tied: true,
-        theta: BASE,
-        tokenizer: Hash::ZERO,
-    }
+    Model { ffn, ..charter().model }
 }
 
 /// Every codec with a layout in which it has whole and broken blocks.

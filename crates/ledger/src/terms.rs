@@ -1,14 +1,15 @@
 //! How a round is trained and encoded, fixed when it opens, from what earlier rounds showed. Integers only:
 //! every peer and every auditor derives the same.
 //!
-//! **Auto** walks a ladder from four bits a value down to few values, one rung a round:
+//! **Auto** chooses from a ladder, from four bits a value down to few values:
 //!
 //! - Error feedback delivers a coordinate after about 1 / density rounds, so a density below [`DELIVERIES`] /
 //!   (rounds left) would never deliver: a run gets denser again towards its end.
-//! - ‖e‖ / ‖δ‖ says how many rounds of work wait to be sent; above [`RESIDUAL_MILLI_MAX`] the next round is
-//!   denser.
-//! - Where blobs travel in less than a [`CHEAP`]-th of the time of training, bytes cost nothing and no rung
-//!   below the [`RUNG_CHEAP`]-th is taken.
+//! - Where it is known how long blobs travel, it takes the densest rung whose transfer is hidden behind a
+//!   [`HIDDEN`]-th of the time of training; fast links lose nothing to compression, slow ones do not wait.
+//!   Denser rungs, for either of the other reasons, only as long as a transfer takes no longer than training.
+//! - ‖e‖ / ‖δ‖ says how many rounds of work wait to be sent. Above [`RESIDUAL_MILLI_MAX`] the next round is one
+//!   rung denser; below, where nothing is known of links, one sparser.
 //!
 //! **Effective rank** is DiLoCoX's rule (arXiv:2506.21263, Algorithm 3): the rank follows the mean effective
 //! rank over a window, and H follows the rank, as the time of transfer does.
@@ -22,14 +23,14 @@ use borsh::{BorshDeserialize, BorshSerialize};
 
 /// Values kept of 4096 on the rungs below four bits a value.
 const KEPT: [u32; 6] = [1024, 512, 256, 128, 64, 32];
+/// Bytes of a contribution on each rung, in thousandths of a byte per parameter.
+const BYTES_MILLI: [u64; 7] = [531, 172, 102, 59, 34, 20, 12];
 /// How often at the least a coordinate's turn should come in the rounds that are left.
-const DELIVERIES: u32 = 3;
+const DELIVERIES: u32 = 1;
 /// The most that may wait in error feedback, in thousandths of one round's work.
 const RESIDUAL_MILLI_MAX: u32 = 6_000;
-/// Transfers of less than this part of the time of training cost nothing.
-const CHEAP: u64 = 20;
-/// The lowest rung that is worth it then.
-const RUNG_CHEAP: u8 = 2;
+/// Transfers of this part of the time of training are hidden by training on.
+const HIDDEN: u64 = 5;
 /// H is never less than this part of the charter's.
 const STEPS_PART_MIN: u32 = 4;
 
@@ -69,7 +70,7 @@ impl Terms {
             ranks_milli: Vec::new(),
         };
         if let Compression::Auto { feedback } = charter.compression {
-            terms.codec = on_rung(densest(charter.round.rounds), feedback);
+            terms.codec = on_rung(first_rung(charter.round.rounds), feedback);
         }
         terms
     }
@@ -128,19 +129,135 @@ fn lowest(rounds: u32) -> u8 {
     KEPT.iter().take_while(delivers).count() as u8
 }
 
-fn densest(rounds: u32) -> u8 {
+/// The rung of the first round, when nothing is known of links and residuals.
+fn first_rung(rounds: u32) -> u8 {
     lowest(rounds).min(1)
 }
 
+/// The densest rung whose transfer takes at most `limit`, if one on `rung` takes `transfer`.
+fn within(limit: Millis, rung: u8, transfer: Millis) -> u8 {
+    let now = BYTES_MILLI.get(usize::from(rung)).copied().unwrap_or(1);
+    let takes = |bytes: &u64| transfer.0.saturating_mul(*bytes) / now;
+    let place = BYTES_MILLI.iter().position(|bytes| takes(bytes) <= limit.0);
+    place.map_or(KEPT.len() as u8, |at| at as u8)
+}
+
 fn next_rung(rung: u8, left: u32, observed: &Observed) -> u8 {
-    let mut next = match observed.residual_milli <= RESIDUAL_MILLI_MAX {
-        true => rung.saturating_add(1),
-        false => rung.saturating_sub(1),
+    let waits = observed.residual_milli > RESIDUAL_MILLI_MAX;
+    let sparsest = KEPT.len() as u8;
+    let (wanted, densest) = match (observed.training, observed.transfer) {
+        (Some(training), Some(transfer)) => {
+            let hidden = within(Millis(training.0 / HIDDEN), rung, transfer);
+            let wanted = if waits { hidden.saturating_sub(1) } else { hidden };
+            (wanted, within(training, rung, transfer))
+        }
+        _ if waits => (rung.saturating_sub(1), 0),
+        _ => (rung.saturating_add(1), 0),
     };
-    if let (Some(training), Some(transfer)) = (observed.training, observed.transfer)
-        && transfer.0.saturating_mul(CHEAP) < training.0
-    {
-        next = next.min(RUNG_CHEAP);
+    wanted.min(lowest(left)).clamp(densest, sparsest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charter() -> Charter {
+        atoll_protocol::tiny_charter([])
     }
-    next.min(lowest(left))
+
+    fn auto(rounds: u32) -> Charter {
+        let mut charter = charter();
+        charter.compression = Compression::Auto { feedback: Nano::ONE };
+        charter.round.rounds = rounds;
+        charter
+    }
+
+    /// Values kept of 4096 in each round of a run, four bits a value being all of them.
+    fn run(rounds: u32, observed: impl Fn(u32) -> Observed) -> Vec<u32> {
+        let charter = auto(rounds);
+        let mut terms = Terms::first(&charter);
+        let mut seen = Vec::new();
+        for round in 0..rounds {
+            seen.push(match terms.codec {
+                Codec::Sparse { k, .. } => k,
+                _ => 4096,
+            });
+            terms = terms.next(&charter, Round(round), Some(observed(round)));
+        }
+        seen
+    }
+
+    #[test]
+    fn without_a_link_it_gets_sparser_and_dense_at_the_end() {
+        let seen = run(40, |_| Observed::default());
+        assert_eq!(seen[..5], [1024, 512, 256, 128, 128]);
+        assert_eq!(seen[37..], [4096, 4096, 4096]);
+        assert!(seen[3..].windows(2).all(|pair| pair[0] <= pair[1]), "{seen:?}");
+        assert_eq!(run(3, |_| Observed::default()), [4096; 3], "too short to deliver anything else");
+    }
+
+    #[test]
+    fn what_waits_makes_it_denser() {
+        let waits = |round| Observed {
+            residual_milli: if round > 20 { RESIDUAL_MILLI_MAX + 1 } else { 0 },
+            ..Observed::default()
+        };
+        let seen = run(200, waits);
+        assert_eq!(seen[20..25], [32, 32, 64, 128, 256]);
+    }
+
+    #[test]
+    fn a_fast_link_is_used_and_a_slow_one_does_not_hold_up() {
+        // Transfers of four bits a value at this many times the time of training.
+        let link = |times_milli: u64| {
+            let charter = auto(1000);
+            let mut terms = Terms::first(&charter);
+            for round in 0..10 {
+                let rung = usize::from(rung_of(&terms.codec));
+                let observed = Observed {
+                    training: Some(Millis(30_000)),
+                    transfer: Some(Millis(30 * times_milli * BYTES_MILLI[rung] / BYTES_MILLI[0])),
+                    ..Observed::default()
+                };
+                terms = terms.next(&charter, Round(round), Some(observed));
+            }
+            rung_of(&terms.codec)
+        };
+        let table = [(10, 0), (199, 0), (300, 1), (1_000, 2), (3_000, 4), (6_000, 6), (1_000_000, 6)];
+        for (times_milli, rung) in table {
+            assert_eq!(link(times_milli), rung, "{times_milli}");
+        }
+    }
+
+    #[test]
+    fn a_void_round_changes_nothing_but_the_schedule() {
+        let charter = auto(100);
+        let first = Terms::first(&charter);
+        let next = first.next(&charter, Round(0), None);
+        assert_eq!((&next.codec, next.steps), (&first.codec, first.steps));
+        assert_eq!(next.first_step, u64::from(first.steps.0));
+    }
+
+    #[test]
+    fn rank_and_steps_follow_the_effective_rank() {
+        let mut charter = charter();
+        let feedback = Nano::ONE;
+        charter.compression = Compression::EffectiveRank {
+            rank: 8,
+            window: 2,
+            feedback,
+        };
+        charter.round.inner_steps = InnerSteps(32);
+        let mut terms = Terms::first(&charter);
+        let table = [(8_000, 8, 32), (3_500, 6, 24), (500, 2, 8), (0, 1, 8), (99_000, 8, 32)];
+        for (round, (rank_milli, rank, steps)) in table.into_iter().enumerate() {
+            let observed = Observed {
+                rank_milli,
+                ..Observed::default()
+            };
+            terms = terms.next(&charter, Round(round as u32), Some(observed));
+            assert_eq!(terms.codec, Codec::LowRank { rank, feedback }, "round {round}");
+            assert_eq!(terms.steps, InnerSteps(steps), "round {round}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The node machine in small networks: what each trouble leads to, and what it costs.
 
 use atoll_ledger::{Outcome, Standing};
-use atoll_protocol::{CheckReason, Round};
+use atoll_protocol::{CheckReason, Round, charter::Codec};
 use atoll_simulator::{Deed, Event, Report, Scenario, run};
 
 /// A network on good lines.
@@ -246,4 +246,66 @@ fn who_commits_twice_is_excluded_and_the_others_go_on() {
     );
     assert_eq!(report.records[3].roster.len(), 3);
     assert_eq!(report.records[3].round, Round(3));
+}
+
+/// On lines over which contributions travel for about a round's training.
+fn on_slow_lines(overlap: &str) -> Report {
+    let mut scenario = network(4, 6);
+    scenario.learner.width = 16;
+    scenario.rules.inner_steps = 8;
+    scenario.rules.overlap = overlap.into();
+    (scenario.link.up_kbit, scenario.link.down_kbit) = ([10, 12], [10_000, 10_000]);
+    well(&scenario, 3)
+}
+
+#[test]
+fn steps_taken_ahead_shorten_rounds_and_still_learn() {
+    let waiting = on_slow_lines("none");
+    for overlap in ["steps", "eager", "round", "auto"] {
+        let ahead = on_slow_lines(overlap);
+        let [with, without] = [&ahead, &waiting].map(|report| report.virtual_time.0 as f64);
+        assert!(with < 0.8 * without, "{overlap}: {with} and {without} µs");
+        let [with, without] = [&ahead, &waiting].map(|report| report.losses.1 / report.losses.0);
+        assert!(with < 2.0 * without + 0.05, "{overlap}: loss falls to {with}, waiting to {without}");
+    }
+}
+
+#[test]
+fn the_ledger_chooses_codecs_by_what_links_carry() {
+    let codecs = |up_kbit: u64| {
+        let mut scenario = network(4, 8);
+        scenario.learner.width = 16;
+        scenario.rules.codec = "auto".into();
+        scenario.rules.deadlines_ms[2] = 20_000;
+        scenario.link.up_kbit = [up_kbit, up_kbit];
+        let report = well(&scenario, 1);
+        report.records.iter().map(|record| record.terms.codec.clone()).collect::<Vec<_>>()
+    };
+    let int4 = |codec: &Codec| matches!(codec, Codec::Int4 { .. });
+    assert!(codecs(100_000)[1..].iter().all(int4), "a fast link loses nothing");
+    let slow = codecs(8);
+    let kept = |codec: &Codec| match codec {
+        Codec::Sparse { k, .. } => *k,
+        _ => 4096,
+    };
+    assert!(kept(&slow[2]) <= 1024, "{slow:?}");
+    assert!(kept(&slow[7]) >= kept(&slow[2]), "the end delivers what waited: {slow:?}");
+}
+
+#[test]
+fn phases_end_by_what_peers_need() {
+    // A peer that reveals and dies would hold up every check for its whole deadline.
+    let length = |deviations: u32| {
+        let mut scenario = network(5, 12);
+        scenario.rules.deviations = deviations;
+        scenario.rules.deadlines_ms = [60_000, 60_000, 60_000, 60_000, 60_000];
+        scenario.hold.deadlines_per_round = 2.0;
+        let away = Event {
+            for_s: None,
+            ..Event::new(40.0, Deed::Crash, 2, None)
+        };
+        well(&with(scenario, [away]), 1).virtual_time.0
+    };
+    let (fixed, adaptive) = (length(0), length(8));
+    assert!(adaptive + 30_000_000 < fixed, "{adaptive} and {fixed} µs");
 }

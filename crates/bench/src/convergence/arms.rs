@@ -30,6 +30,7 @@ struct Method_ {
     codec: &'static str,
     feedback: f64,
     overlap: &'static str,
+    rho: f64,
     /// H as a multiple of the column's.
     longer: u32,
 }
@@ -47,6 +48,7 @@ const ALL_REDUCE: Method_ = Method_ {
     codec: "dense",
     feedback: 0.0,
     overlap: "none",
+    rho: 0.0,
     longer: 1,
 };
 
@@ -174,6 +176,7 @@ impl Column {
             codec: method.codec.into(),
             feedback: method.feedback,
             overlap: method.overlap.into(),
+            rho: method.rho,
         };
         Arm {
             column: self.name(),

@@ -28,6 +28,12 @@ pub fn bytes_per_token(spec: &Spec, result: &RunResult) -> f64 {
     2.0 * sent(spec, result, result.encoded) / result.tokens.max(1) as f64
 }
 
+/// The time of one transfer of `bytes` to each other peer, in inner steps.
+pub(super) fn transfer(spec: &Spec, parameters: u64, bytes: u64) -> f64 {
+    let sent = bytes as f64 * f64::from(spec.replicas - 1);
+    sent * spec.rho / ring(parameters.max(1), spec.replicas).max(1.0)
+}
+
 /// When each point of the curve is reached, in inner steps.
 fn times(spec: &Spec, result: &RunResult, rho: f64) -> Vec<(f64, f64)> {
     let per_byte = rho / ring(result.parameters.max(1), spec.replicas).max(1.0);

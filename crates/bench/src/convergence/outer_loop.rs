@@ -2,6 +2,7 @@
 
 use super::{
     RunError,
+    clock::transfer,
     spec::{Point, RunResult, Spec, peer},
     task::{Rows, Task},
 };
@@ -9,7 +10,7 @@ use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate
 use atoll_ledger::{Observed, Terms};
 use atoll_outer::{Ahead, Contribution, ErrorFeedback, OuterState, Replica, replica};
 use atoll_protocol::{
-    ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
+    ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, Millis, PeerId, Round, Tokens,
     charter::Codec,
     transaction::{AheadFrom, Measured, Reveal},
 };
@@ -106,6 +107,19 @@ impl Loop<'_> {
                 break;
             }
             terms.steps = terms.steps.min(InnerSteps(u32::try_from(left).unwrap_or(u32::MAX)));
+            if let Ok(plan) = std::env::var("PLAN") && self.spec.codec == "auto" {
+                let mut at = number;
+                for part in plan.split(',') {
+                    let (k, n) = part.split_once('x').unwrap();
+                    let n: u32 = n.parse().unwrap();
+                    if at < n {
+                        let feedback = atoll_protocol::Nano((self.spec.feedback * 1e9) as u64);
+                        terms.codec = match k { "4" => Codec::Int4 { feedback }, k => Codec::Sparse { k: k.parse().unwrap(), feedback } };
+                        break;
+                    }
+                    at -= n;
+                }
+            }
             if terms.first_step * POINTS >= next_point * total {
                 done.curve.push(self.point(terms.first_step, done.encoded)?);
                 next_point += 1;
@@ -166,7 +180,21 @@ impl Loop<'_> {
             transfer: None,
         };
         let mean = (bytes / contributions.len().max(1)) as u64;
+        let observed = self.with_link(observed, terms, mean);
         Ok((if self.spec.codec == "fp16" { mean / 2 } else { mean }, observed))
+    }
+
+    /// What a ledger would see of links with the spec's ρ; a step takes a second.
+    fn with_link(&self, observed: Observed, terms: &Terms, bytes: u64) -> Observed {
+        if self.spec.rho <= 0.0 {
+            return observed;
+        }
+        let seconds = transfer(self.spec, self.layout.parameters as u64, bytes);
+        Observed {
+            training: Some(Millis(u64::from(terms.steps.0) * 1000)),
+            transfer: Some(Millis((seconds * 1000.0) as u64)),
+            ..observed
+        }
     }
 
     /// The rest of the round's H steps; w. `losses` gets the loss before each step.

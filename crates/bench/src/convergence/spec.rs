@@ -57,6 +57,8 @@ pub struct Spec {
     pub feedback: f64,
     /// `none`, `steps-T`, `eager` or `round`.
     pub overlap: String,
+    /// ρ of the links, which an adaptive codec follows; 0 tells it nothing of them.
+    pub rho: f64,
 }
 
 /// Where a run stands.
@@ -275,6 +277,7 @@ pub(super) mod tests {
             codec: "int4".into(),
             feedback: 1.0,
             overlap: "none".into(),
+            rho: 0.0,
         }
     }
 

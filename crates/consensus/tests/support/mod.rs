@@ -9,7 +9,8 @@
 use atoll_consensus::{ALPN, Config, Finalized, Handle, Transport, start};
 use atoll_ledger::State;
 use atoll_protocol::{
-    Action, Block, Charter, Domain, Keypair, Millis, PeerId, Transaction, tiny_charter, transaction::SignedTransaction,
+    Action, Block, Charter, Domain, Hash, Keypair, Millis, PeerId, Transaction, tiny_charter,
+    transaction::SignedTransaction,
 };
 use iroh::{
     Endpoint, EndpointAddr, RelayMode, SecretKey, address_lookup::memory::MemoryLookup, endpoint::presets,
