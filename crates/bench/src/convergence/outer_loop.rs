@@ -107,19 +107,6 @@ impl Loop<'_> {
                 break;
             }
             terms.steps = terms.steps.min(InnerSteps(u32::try_from(left).unwrap_or(u32::MAX)));
-            if let Ok(plan) = std::env::var("PLAN") && self.spec.codec == "auto" {
-                let mut at = number;
-                for part in plan.split(',') {
-                    let (k, n) = part.split_once('x').unwrap();
-                    let n: u32 = n.parse().unwrap();
-                    if at < n {
-                        let feedback = atoll_protocol::Nano((self.spec.feedback * 1e9) as u64);
-                        terms.codec = match k { "4" => Codec::Int4 { feedback }, k => Codec::Sparse { k: k.parse().unwrap(), feedback } };
-                        break;
-                    }
-                    at -= n;
-                }
-            }
             if terms.first_step * POINTS >= next_point * total {
                 done.curve.push(self.point(terms.first_step, done.encoded)?);
                 next_point += 1;
