@@ -3,8 +3,9 @@
 //!
 //! **Auto** chooses from a ladder, from four bits a value down to few values:
 //!
-//! - Error feedback delivers a coordinate after about 1 / density rounds, so a density below [`DELIVERIES`] /
-//!   (rounds left) would never deliver: a run gets denser again towards its end.
+//! - Error feedback delivers a coordinate after about 1 / density rounds. A run of few rounds cannot wait so
+//!   long: every coordinate's turn must come [`DELIVERIES`] times in it, and once in the rounds that are left, so
+//!   that the end delivers what waited.
 //! - Where it is known how long blobs travel, it takes the densest rung whose transfer is hidden behind a
 //!   [`HIDDEN`]-th of the time of training; fast links lose nothing to compression, slow ones do not wait.
 //!   Denser rungs, for either of the other reasons, only as long as a transfer takes no longer than training.
@@ -25,8 +26,8 @@ use borsh::{BorshDeserialize, BorshSerialize};
 const KEPT: [u32; 6] = [1024, 512, 256, 128, 64, 32];
 /// Bytes of a contribution on each rung, in thousandths of a byte per parameter.
 const BYTES_MILLI: [u64; 7] = [531, 172, 102, 59, 34, 20, 12];
-/// How often at the least a coordinate's turn should come in the rounds that are left.
-const DELIVERIES: u32 = 1;
+/// How often at the least a coordinate's turn should come in a run.
+const DELIVERIES: u64 = 4;
 /// The most that may wait in error feedback, in thousandths of one round's work.
 const RESIDUAL_MILLI_MAX: u32 = 6_000;
 /// Transfers of this part of the time of training are hidden by training on.
@@ -85,7 +86,8 @@ impl Terms {
             Compression::Fixed(_) => {}
             Compression::Auto { feedback } => {
                 let left = charter.round.rounds.saturating_sub(round.next().0).max(1);
-                next.codec = on_rung(next_rung(rung_of(&self.codec), left, &observed), *feedback);
+                let rung = next_rung(rung_of(&self.codec), (left, charter.round.rounds), &observed);
+                next.codec = on_rung(rung, *feedback);
             }
             Compression::EffectiveRank { rank, window, feedback } => {
                 next.ranks_milli.push(observed.rank_milli);
@@ -123,15 +125,18 @@ fn rung_of(codec: &Codec) -> u8 {
     }
 }
 
-/// The lowest rung that still delivers what is left in `rounds`.
-fn lowest(rounds: u32) -> u8 {
-    let delivers = |k: &&u32| u64::from(**k) * u64::from(rounds) >= u64::from(DELIVERIES) * 4096;
+/// The lowest rung that still delivers, `left` rounds before the end of a run of `rounds`.
+fn lowest(left: u32, rounds: u32) -> u8 {
+    let delivers = |k: &&u32| {
+        let turns = |rounds: u32| u64::from(**k) * u64::from(rounds) / 4096;
+        turns(rounds) >= DELIVERIES && turns(left) >= 1
+    };
     KEPT.iter().take_while(delivers).count() as u8
 }
 
 /// The rung of the first round, when nothing is known of links and residuals.
 fn first_rung(rounds: u32) -> u8 {
-    lowest(rounds).min(1)
+    lowest(rounds, rounds).min(1)
 }
 
 /// The densest rung whose transfer takes at most `limit`, if one on `rung` takes `transfer`.
@@ -142,7 +147,7 @@ fn within(limit: Millis, rung: u8, transfer: Millis) -> u8 {
     place.map_or(KEPT.len() as u8, |at| at as u8)
 }
 
-fn next_rung(rung: u8, left: u32, observed: &Observed) -> u8 {
+fn next_rung(rung: u8, (left, rounds): (u32, u32), observed: &Observed) -> u8 {
     let waits = observed.residual_milli > RESIDUAL_MILLI_MAX;
     let sparsest = KEPT.len() as u8;
     let (wanted, densest) = match (observed.training, observed.transfer) {
@@ -154,7 +159,7 @@ fn next_rung(rung: u8, left: u32, observed: &Observed) -> u8 {
         _ if waits => (rung.saturating_sub(1), 0),
         _ => (rung.saturating_add(1), 0),
     };
-    wanted.min(lowest(left)).clamp(densest, sparsest)
+    wanted.min(lowest(left, rounds)).clamp(densest, sparsest)
 }
 
 #[cfg(test)]
@@ -189,10 +194,10 @@ mod tests {
 
     #[test]
     fn without_a_link_it_gets_sparser_and_dense_at_the_end() {
-        let seen = run(40, |_| Observed::default());
-        assert_eq!(seen[..5], [1024, 512, 256, 128, 128]);
-        assert_eq!(seen[37..], [4096, 4096, 4096]);
-        assert!(seen[3..].windows(2).all(|pair| pair[0] <= pair[1]), "{seen:?}");
+        let seen = run(100, |_| Observed::default());
+        assert_eq!(seen[..5], [1024, 512, 256, 256, 256]);
+        assert_eq!(seen[84..], [256, 512, 512, 512, 512, 512, 512, 512, 512, 1024, 1024, 1024, 1024, 4096, 4096, 4096]);
+        assert!(seen[2..].windows(2).all(|pair| pair[0] <= pair[1]), "{seen:?}");
         assert_eq!(run(3, |_| Observed::default()), [4096; 3], "too short to deliver anything else");
     }
 
@@ -202,7 +207,7 @@ mod tests {
             residual_milli: if round > 20 { RESIDUAL_MILLI_MAX + 1 } else { 0 },
             ..Observed::default()
         };
-        let seen = run(200, waits);
+        let seen = run(1000, waits);
         assert_eq!(seen[20..25], [32, 32, 64, 128, 256]);
     }
 
