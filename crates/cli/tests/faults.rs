@@ -31,6 +31,11 @@ fn in_round(event: &Value, kind: &str, round: u64) -> bool {
     is(event, kind) && event["round"] == round
 }
 
+/// A step of a round that is under way, not one that was taken ahead of it.
+fn step_in(event: &Value, round: u64) -> bool {
+    in_round(event, "step", round) && event["ahead"] == false
+}
+
 fn merged(event: &Value, name: &str) -> bool {
     event["merged"]
         .as_array()
@@ -132,9 +137,9 @@ fn done(nodes: &mut [Running]) {
 #[test]
 fn three_go_on_without_a_killed_node_which_catches_up_when_it_comes_back() {
     let _alone = alone();
-    let dir = prepared("faults-one", "6", "6");
+    let dir = prepared("faults-one", "5", "50");
     let mut nodes: Vec<Running> = (1..=4).map(|number| Running::node(&node(&dir, number))).collect();
-    nodes[3].wait_for("a step of round 1", |event| in_round(event, "step", 1));
+    nodes[3].wait_for("a step of round 1", |event| step_in(event, 1));
     let victim = nodes.pop().unwrap().kill();
     assert!(
         !victim.iter().any(|event| in_round(event, "trained", 1)),
@@ -158,9 +163,9 @@ fn three_go_on_without_a_killed_node_which_catches_up_when_it_comes_back() {
 #[test]
 fn a_run_whose_nodes_were_all_killed_at_once_goes_on_to_its_end() {
     let _alone = alone();
-    let dir = prepared("faults-all", "4", "6");
+    let dir = prepared("faults-all", "4", "50");
     let mut nodes: Vec<Running> = (1..=4).map(|number| Running::node(&node(&dir, number))).collect();
-    nodes[0].wait_for("a step of round 1", |event| in_round(event, "step", 1));
+    nodes[0].wait_for("a step of round 1", |event| step_in(event, 1));
     for running in &nodes {
         signal("-KILL", running.id());
     }

@@ -127,12 +127,14 @@ pub fn training(report: &Report) -> Option<Value> {
             step,
             loss,
             tokens_per_second,
+            ahead,
         } => json!({
             "event": "step",
             "round": round.0,
             "step": step,
             "loss": loss,
             "tokens_per_second": tokens_per_second,
+            "ahead": ahead,
         }),
         Report::Checkpointed(round, manifest, held_out) => json!({
             "event": "checkpoint",

@@ -75,6 +75,8 @@ pub enum Report {
         loss: f64,
         /// In this step.
         tokens_per_second: f64,
+        /// Whether it was taken while the last contribution travelled.
+        ahead: bool,
     },
     /// A contribution is on disk.
     Trained(Done),
@@ -284,7 +286,7 @@ impl Trainer {
         self.replica.set_pending(done.clone(), terms.codec.clone());
         self.save()?;
         let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
-        self.go_ahead(&local, &contribution, share, terms)?;
+        self.go_ahead(round, &local, &contribution, (share, terms))?;
         Ok(Some(done))
     }
 
@@ -313,6 +315,7 @@ impl Trainer {
                 step: step + 1,
                 loss,
                 tokens_per_second,
+                ahead: false,
             });
         }
         Ok(Some(sum / f64::from(steps)))
@@ -342,10 +345,10 @@ impl Trainer {
     /// Begins what the charter wants done while a contribution travels.
     fn go_ahead(
         &mut self,
+        round: Round,
         local: &[f32],
         contribution: &Contribution,
-        share: &Share,
-        terms: &Terms,
+        (share, terms): (&Share, &Terms),
     ) -> anyhow::Result<()> {
         let first_step = terms.first_step + u64::from(terms.steps.0);
         let left = self.budget().saturating_sub(first_step);
@@ -363,6 +366,7 @@ impl Trainer {
         let from = self.replica.go_ahead(from, local, contribution, replicas)?;
         self.learner.write(from.start())?;
         self.ahead = Some(Underway {
+            round: round.next(),
             from,
             share: share.clone(),
             first: terms.steps.0,
@@ -387,9 +391,16 @@ impl Trainer {
         }
         let place = (ahead.first + ahead.taken, ahead.first_step + u64::from(ahead.taken));
         match self.step(&ahead.share.clone(), place.0, place.1) {
-            Ok((loss, _)) => {
+            Ok((loss, tokens_per_second)) => {
                 ahead.taken += 1;
                 ahead.losses += loss;
+                self.report(Report::Step {
+                    round: ahead.round,
+                    step: ahead.taken,
+                    loss,
+                    tokens_per_second,
+                    ahead: true,
+                });
                 self.ahead = Some(ahead);
                 Ok(())
             }
@@ -536,6 +547,8 @@ impl Trainer {
 
 /// Training that goes on while a contribution travels.
 struct Underway {
+    /// The round that its steps are likely to count for.
+    round: Round,
     from: GoneAhead,
     /// Whose rows it reads: those of the last round, behind the ones that were read.
     share: Share,

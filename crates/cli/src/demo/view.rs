@@ -100,11 +100,13 @@ impl View {
             event["round"].as_u64().unwrap_or(0),
             event["step"].as_u64().unwrap_or(0),
         );
-        if round != self.round {
+        if round > self.round {
             self.round = round;
             self.steps.fill(0);
         }
-        self.steps[node] = step;
+        if round == self.round {
+            self.steps[node] = step; // others may still be in the round before
+        }
         self.speeds[node] = event["tokens_per_second"].as_f64().unwrap_or(0.0);
         let loss = event["loss"].as_f64().unwrap_or(f64::NAN);
         let place = (round * self.inner_steps + step.saturating_sub(1)) as usize;
@@ -115,7 +117,7 @@ impl View {
             (*sum, *count) = (*sum + loss, *count + 1);
         }
         let slowest = self.steps.iter().copied().min().unwrap_or(0);
-        self.bar.set_prefix((round + 1).to_string());
+        self.bar.set_prefix((self.round + 1).to_string());
         self.bar.set_position(slowest);
         let up = self.up.iter().filter(|up| **up).count();
         self.bar.set_message(format!(
