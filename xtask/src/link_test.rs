@@ -1,0 +1,121 @@
+//! `cargo xtask link-test`: per-step all-reduce and Atoll, each over the same shaped links between network
+//! namespaces, and how much of the time nodes train.
+//!
+//! 1. Nodes get a namespace each, joined by a bridge in one more ([`network`]).
+//! 2. Without a limit, all-reduce says how long a step computes while all nodes do: T_step.
+//! 3. Every link is shaped, both ways, to the bandwidth at which a ring all-reduce of f32 gradients takes ρ
+//!    times T_step ([`figures`]).
+//! 4. All-reduce trains some steps, then `atoll node`s some rounds ([`arms`]).
+
+mod arms;
+mod figures;
+mod network;
+mod options;
+mod processes;
+
+use crate::cargo;
+use arms::{Bench, Trained};
+use figures::{Link, Measured};
+use network::Network;
+use options::Options;
+pub(crate) use options::USAGE;
+use std::{path::Path, process::ExitCode};
+
+/// Exit code where this machine cannot run the test; test runners read it as "skipped".
+const CANNOT_RUN_HERE: u8 = 77;
+/// Steps of the calibration, and how many of the first do not count.
+const CALIBRATION: (u32, usize) = (12, 2);
+
+/// Why there is no result.
+enum Failure {
+    /// No root, no tools, no namespaces.
+    Here(String),
+    /// Anything else.
+    Test(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Test(text)
+    }
+}
+
+pub(crate) fn run(root: &Path, words: &[&str]) -> ExitCode {
+    if let ["--janitor", run, folder] = words {
+        return network::janitor(run, folder);
+    }
+    let done = Options::parse(words)
+        .map_err(Failure::Test)
+        .and_then(|options| test(root, &options));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Here(text)) => {
+            eprintln!("link-test cannot run here: {text}");
+            ExitCode::from(CANNOT_RUN_HERE)
+        }
+        Err(Failure::Test(text)) => {
+            eprintln!("error: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(root: &Path, options: &Options) -> Result<(), Failure> {
+    network::can_run_here().map_err(Failure::Here)?;
+    eprintln!("building atoll");
+    cargo(root, &["build", "--release", "--quiet", "--bin", "atoll"]).map_err(|lines| lines.join("\n"))?;
+    network::sweep();
+    let network = Network::make(options.nodes, options.keep).map_err(Failure::Here)?;
+    let bench = Bench::found(&network, options)?;
+    let calibration = bench.all_reduce("calibration", CALIBRATION.0, 1.0)?;
+    let t_step_s = calibration.step_s(CALIBRATION.1);
+    let link = Link {
+        nodes: options.nodes,
+        parameters: bench.parameters(),
+        rho: options.rho,
+        t_step_s,
+    };
+    network.shape(link.bandwidth_bit_s() as u64)?;
+    eprintln!(
+        "T_step {t_step_s:.3} s with {} nodes at once; links shaped to {:.3} Mbit/s: an all-reduce step should take {:.1} s",
+        options.nodes,
+        link.bandwidth_bit_s() / 1e6,
+        t_step_s * (1.0 + options.rho)
+    );
+    let slowest_s = 4.0 * t_step_s * (1.0 + options.rho) + 10.0;
+    let all_reduce = bench.all_reduce("all-reduce", options.steps, slowest_s)?;
+    let atoll = bench.atoll(&link)?;
+    tell(
+        options,
+        &Measured {
+            link,
+            all_reduce,
+            atoll,
+        },
+    );
+    if options.keep {
+        eprintln!("the nodes' folders are kept in {}", network.folder().display());
+    }
+    Ok(network.remove()?)
+}
+
+fn tell(options: &Options, measured: &Measured) {
+    print!("{}", figures::table(options, measured));
+    if options.json {
+        println!("{}", figures::json(options, measured));
+    }
+}
+
+/// Whole numbers of a run that more than one part needs.
+fn address(node: usize, port: u16) -> String {
+    format!("10.77.0.{}:{port}", node + 1)
+}
+
+impl Trained {
+    /// Mean compute time of a step over the nodes, without the first `skipped`.
+    fn step_s(&self, skipped: usize) -> f64 {
+        let late = self.nodes.iter().flat_map(|steps| steps.iter().skip(skipped));
+        let (sum, count) = late.fold((0.0, 0), |(sum, count), step| (sum + step.compute_s, count + 1));
+        sum / f64::from(count.max(1))
+    }
+}
