@@ -1,8 +1,9 @@
 //! A ring all-reduce of f32 over TCP: reduce-scatter, then all-gather, 2 (N−1)/N · 4P bytes from each node.
 //!
 //! Every node sends to the next and receives from the one before. A thread does the sending, so that nodes
-//! that all send at once cannot wait for each other. Chunk c is summed in the order of ranks c, c+1, …, by
-//! one node at a time, and then copied: all nodes end with the same bits.
+//! that all send at once cannot wait for each other; what comes in is passed on in small pieces, so that no
+//! link idles while a chunk travels. Chunk c is summed in the order of ranks c, c+1, …, by one node at a time,
+//! and then copied: all nodes end with the same bits.
 
 use std::{
     io::{self, Read, Write},
@@ -14,7 +15,7 @@ use std::{
 };
 use thiserror::Error;
 
-/// Bytes read and added at a time.
+/// Bytes received, added and passed on at a time.
 const PIECE: usize = 16 * 1024;
 /// Between two tries to reach the next node.
 const TRY_EVERY: Duration = Duration::from_millis(50);
@@ -75,11 +76,10 @@ pub struct Ring {
     sent: u64,
 }
 
-/// Which chunk a node sends and which it receives in each of the N−1 steps; the second half of the schedule,
-/// all-gather, begins one chunk later.
-fn schedule(rank: usize, nodes: usize, gather: bool) -> impl Iterator<Item = (usize, usize)> {
-    let first = rank + usize::from(gather) + nodes;
-    (0..nodes - 1).map(move |step| ((first - step) % nodes, (first - step - 1) % nodes))
+/// The chunks that come to a node, in order: N−1 to add to, whose sums are whole then, and N−1 to take over. A
+/// node sends its own chunk first and then passes on, piece by piece, all that comes but the last.
+fn schedule(rank: usize, nodes: usize) -> impl Iterator<Item = usize> {
+    (1..2 * nodes - 1).map(move |step| (rank + 2 * nodes - step) % nodes)
 }
 
 /// The values of a chunk.
@@ -142,11 +142,15 @@ impl Ring {
     /// # Errors
     /// If a neighbour is gone, or silent for too long.
     pub fn mean(&mut self, values: &mut [f32]) -> Result<(), RingError> {
-        for gather in [false, true] {
-            for (out, into) in schedule(self.rank, self.nodes, gather) {
-                let [out, into] = [out, into].map(|at| chunk(at, self.nodes, values.len()));
-                self.send(&values[out])?;
-                self.receive(&mut values[into], gather)?;
+        let (nodes, count) = (self.nodes, values.len());
+        self.send(&values[chunk(self.rank, nodes, count)])?;
+        for (step, at) in schedule(self.rank, nodes).enumerate() {
+            let (whole, last) = (step + 1 >= nodes, step + 3 == 2 * nodes);
+            for piece in values[chunk(at, nodes, count)].chunks_mut(PIECE / 4) {
+                self.receive(piece, whole)?;
+                if !last {
+                    self.send(piece)?;
+                }
             }
         }
         let nodes = self.nodes as f32;
@@ -171,16 +175,14 @@ impl Ring {
         }
     }
 
-    /// Adds the values that come to `values`, or replaces them.
+    /// Adds the values that come to a piece, or replaces them.
     fn receive(&mut self, values: &mut [f32], replace: bool) -> Result<(), RingError> {
-        let mut piece = [0; PIECE];
-        for values in values.chunks_mut(PIECE / 4) {
-            let bytes = &mut piece[..4 * values.len()];
-            self.before.read_exact(bytes).map_err(exchange("receiving"))?;
-            for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(4)) {
-                let got = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                *value = if replace { got } else { *value + got };
-            }
+        let mut bytes = [0; PIECE];
+        let bytes = &mut bytes[..4 * values.len()];
+        self.before.read_exact(bytes).map_err(exchange("receiving"))?;
+        for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(4)) {
+            let got = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            *value = if replace { got } else { *value + got };
         }
         Ok(())
     }
@@ -237,19 +239,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_chunk_goes_around_once() {
+    fn each_node_receives_what_the_one_before_sends() {
         for nodes in 2..6 {
-            for gather in [false, true] {
-                for rank in 0..nodes {
-                    let before: Vec<_> = schedule((rank + nodes - 1) % nodes, nodes, gather).collect();
-                    let own: Vec<_> = schedule(rank, nodes, gather).collect();
-                    for ((sent, _), (_, received)) in before.iter().zip(&own) {
-                        assert_eq!(sent, received, "rank {rank} of {nodes}");
-                    }
-                    for (earlier, later) in own.iter().zip(&own[1..]) {
-                        assert_eq!(earlier.1, later.0, "what came in is passed on");
-                    }
-                }
+            for rank in 0..nodes {
+                let received: Vec<usize> = schedule(rank, nodes).collect();
+                let before = (rank + nodes - 1) % nodes;
+                let sent: Vec<usize> = std::iter::once(before).chain(schedule(before, nodes)).collect();
+                assert_eq!(received[..], sent[..sent.len() - 1], "rank {rank} of {nodes}");
+                assert_eq!(received.len(), 2 * (nodes - 1));
+                // the first sum that is whole is that of the chunk after the own one
+                assert_eq!(received[nodes - 2], (rank + 1) % nodes);
             }
         }
     }

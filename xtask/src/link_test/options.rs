@@ -12,12 +12,12 @@ all-reduce, then Atoll; both with the share of time in which nodes compute, and 
 --steps S          steps of all-reduce; each takes about (1+ρ) times a step (3)
 --rounds T         rounds of Atoll (6)
 --inner-steps H    steps of a round (30)
---batch B          sequences of a step of a node (4)
---sequence L       tokens of a sequence (64)
+--batch B          sequences of a step of a node (8)
+--sequence L       tokens of a sequence (128)
 --codec C          auto, dense, int8, int4, sparse-K or lowrank-R (sparse-64)
 --overlap O        auto, steps, eager, round or none (auto)
 --json             one JSON object as the last line
---keep             leaves the nodes' folders; namespaces are always removed
+--keep             leaves the nodes' folders and timed events; namespaces are always removed
 
 Exit code 77: this machine cannot run it (not root, a tool is missing, no namespaces).
 
@@ -49,8 +49,8 @@ impl Default for Options {
             steps: 3,
             rounds: 6,
             inner_steps: 30,
-            batch: 4,
-            sequence: 64,
+            batch: 8,
+            sequence: 128,
             codec: "sparse-64".into(),
             overlap: "auto".into(),
             json: false,

@@ -4,7 +4,7 @@ use super::network::Network;
 use serde_json::Value;
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc,
@@ -47,7 +47,8 @@ impl Processes {
         };
         for node in 0..network.nodes() {
             let errors = network.folder().join(format!("{what}-{}.stderr", node + 1));
-            let file = File::create(&errors).map_err(|error| format!("cannot write {}: {error}", errors.display()))?;
+            let file = create(&errors)?;
+            let log = create(&errors.with_extension("events"))?;
             let mut child = Command::new("ip")
                 .args(["netns", "exec", &network.namespace(node)])
                 .arg(program)
@@ -60,7 +61,7 @@ impl Processes {
                 .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
             if let Some(output) = child.stdout.take() {
                 let told = told.clone();
-                thread::spawn(move || read(node, output, &told));
+                thread::spawn(move || read(node, output, log, &told));
             }
             processes.children.push(child);
             processes.errors.push(errors);
@@ -116,13 +117,20 @@ impl Drop for Processes {
     }
 }
 
-fn read(node: usize, output: ChildStdout, told: &mpsc::Sender<Line>) {
+fn create(path: &Path) -> Result<File, String> {
+    File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Tells every line, and writes it down with the seconds since the start, for people who look for lost time.
+fn read(node: usize, output: ChildStdout, mut log: File, told: &mpsc::Sender<Line>) {
+    let began = Instant::now();
     let line = |event| Line {
         node,
         at: Instant::now(),
         event,
     };
     for text in BufReader::new(output).lines().map_while(Result::ok) {
+        let _ = writeln!(log, "{:.3} {text}", began.elapsed().as_secs_f64()); // the figures do not need it
         let Ok(event) = serde_json::from_str(&text) else {
             continue;
         };
