@@ -3,6 +3,8 @@
 //! What is measured of Atoll, on each node: from the beginning of its first step to the moment at which it
 //! says that the last round is over. Fetching the corpus is not in it, it is on every disk before; held-out
 //! losses, codecs, merging, disk and consensus are. Compute is the time of the inner steps, ahead or not.
+//! No step hides the last round's transfer, in a long run one of many: the same up to the moment at which a
+//! node has trained its last contribution is measured beside it.
 
 use super::{
     address,
@@ -48,6 +50,8 @@ pub(super) struct Rounds {
     pub(super) codec: String,
     pub(super) wall_s: f64,
     pub(super) compute_s: f64,
+    /// Share of the time in steps until the last contribution was made.
+    pub(super) before_last: f64,
     /// Compute time of a step.
     pub(super) step_s: f64,
     /// Bytes of a contribution.
@@ -270,6 +274,8 @@ fn tell_round(event: &Value) {
 struct Node {
     /// When its first step began.
     first: Option<Instant>,
+    /// When its last contribution was made, and the compute time until then.
+    last_trained: Option<(Instant, f64)>,
     /// When the last round was over.
     end: Option<Instant>,
     compute_s: f64,
@@ -293,6 +299,7 @@ impl Node {
                 self.compute_s += seconds;
                 self.steps += 1;
             }
+            Some("trained") => self.last_trained = Some((at, self.compute_s)),
             Some("round") => {
                 let merged = event["merged"].as_array().map_or(&[][..], Vec::as_slice);
                 self.closed += u32::from(event["outcome"] == "closed");
@@ -317,6 +324,15 @@ impl Node {
             _ => 0.0,
         }
     }
+
+    fn before_last(&self) -> f64 {
+        match (self.first, self.last_trained) {
+            (Some(first), Some((at, compute_s))) => {
+                compute_s / at.saturating_duration_since(first).as_secs_f64().max(1e-9)
+            }
+            _ => 0.0,
+        }
+    }
 }
 
 impl Rounds {
@@ -331,6 +347,7 @@ impl Rounds {
             codec: first.codecs.join("+"),
             wall_s: mean(&Node::wall_s),
             compute_s,
+            before_last: mean(&Node::before_last),
             step_s: compute_s / steps.max(1.0),
             blob_bytes: first.blobs.iter().sum::<f64>() / first.blobs.len().max(1) as f64,
             wire_bytes: sent / f64::from(rounds.max(1)),
@@ -372,6 +389,7 @@ mod tests {
             (6.0, json!({ "event": "step", "seconds": 1.0 })),
             (7.0, round(0, "closed")),
             (8.0, json!({ "event": "step_ahead", "seconds": 0.5 })),
+            (8.0, json!({ "event": "trained" })),
             (10.0, round(1, "void: nobody revealed in time")),
             (11.0, json!({ "event": "step", "seconds": 0.5 })), // after the end
         ];
@@ -381,6 +399,7 @@ mod tests {
         let rounds = Rounds::of(&[node.clone(), node], 2, 1000.0);
         assert!((rounds.wall_s - 5.0).abs() < 1e-6, "{}", rounds.wall_s);
         assert_eq!((rounds.compute_s, rounds.step_s), (1.5, 0.75));
+        assert!((rounds.before_last - 0.5).abs() < 1e-6, "{}", rounds.before_last);
         assert_eq!((rounds.closed, rounds.merged), (1, 2.0));
         assert_eq!((rounds.blob_bytes, rounds.wire_bytes), (150.0, 500.0));
         assert_eq!(rounds.codec, "int4");

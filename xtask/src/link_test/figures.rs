@@ -127,6 +127,7 @@ pub(super) fn json(options: &Options, measured: &Measured) -> Value {
             "wall_s": atoll.wall_s,
             "compute_s": atoll.compute_s,
             "utilisation": compared.utilisation[1],
+            "utilisation_before_last": atoll.before_last,
             "predicted": compared.predicted[1],
             "bytes_per_round": (link.nodes as f64 - 1.0) * atoll.blob_bytes,
             "wire_bytes_per_round": atoll.wire_bytes,
@@ -200,7 +201,8 @@ pub(super) fn table(options: &Options, measured: &Measured) -> String {
     }
     let _ = writeln!(
         text,
-        "Atoll: {}, {:.0} B of contributions a node and round ({:.1} steps of transfer), {:.0} B on the wire, {:.2} of {} merged",
+        "Atoll: {:.2} % until the last contribution, whose transfer nothing hides; {}, {:.0} B of contributions a node and round ({:.1} steps of transfer), {:.0} B on the wire, {:.2} of {} merged",
+        100.0 * atoll.before_last,
         atoll.codec,
         (link.nodes as f64 - 1.0) * atoll.blob_bytes,
         link.transfer_steps(atoll.blob_bytes),
@@ -260,6 +262,7 @@ mod tests {
                 codec: "sparse-64".into(),
                 wall_s: 30.0,
                 compute_s: 27.0,
+                before_last: 0.95,
                 step_s: 0.45,
                 blob_bytes: 20_000.0,
                 wire_bytes: 70_000.0,
