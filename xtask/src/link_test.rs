@@ -2,7 +2,7 @@
 //! namespaces, and how much of the time nodes train.
 //!
 //! 1. Nodes get a namespace each, joined by a bridge in one more ([`network`]).
-//! 2. Without a limit, all-reduce says how long a step computes while all nodes do: T_step.
+//! 2. All nodes train at once without any exchange: T_step, the mean time of a step.
 //! 3. Every link is shaped, both ways, to the bandwidth at which a ring all-reduce of f32 gradients takes ρ
 //!    times T_step ([`figures`]).
 //! 4. All-reduce trains some steps, then `atoll node`s some rounds ([`arms`]).
@@ -23,8 +23,8 @@ use std::{path::Path, process::ExitCode};
 
 /// Exit code where this machine cannot run the test; test runners read it as "skipped".
 const CANNOT_RUN_HERE: u8 = 77;
-/// Steps of the calibration, and how many of the first do not count.
-const CALIBRATION: (u32, usize) = (12, 2);
+/// Steps of the calibration, how many of the first do not count, and the longest that one may take.
+const CALIBRATION: (u32, usize, f64) = (30, 2, 60.0);
 
 /// Why there is no result.
 enum Failure {
@@ -67,7 +67,7 @@ fn test(root: &Path, options: &Options) -> Result<(), Failure> {
     network::sweep();
     let network = Network::make(options.nodes, options.keep).map_err(Failure::Here)?;
     let bench = Bench::found(&network, options)?;
-    let calibration = bench.all_reduce("calibration", CALIBRATION.0, 1.0)?;
+    let calibration = bench.calibrate(CALIBRATION.0, CALIBRATION.2)?;
     let t_step_s = calibration.step_s(CALIBRATION.1);
     let link = Link {
         nodes: options.nodes,
@@ -83,7 +83,7 @@ fn test(root: &Path, options: &Options) -> Result<(), Failure> {
         t_step_s * (1.0 + options.rho)
     );
     let slowest_s = 4.0 * t_step_s * (1.0 + options.rho) + 10.0;
-    let all_reduce = bench.all_reduce("all-reduce", options.steps, slowest_s)?;
+    let all_reduce = bench.all_reduce(options.steps, slowest_s)?;
     let atoll = bench.atoll(&link)?;
     tell(
         options,
@@ -106,7 +106,7 @@ fn tell(options: &Options, measured: &Measured) {
     }
 }
 
-/// Whole numbers of a run that more than one part needs.
+/// Where a node is reached.
 fn address(node: usize, port: u16) -> String {
     format!("10.77.0.{}:{port}", node + 1)
 }

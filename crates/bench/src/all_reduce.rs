@@ -38,15 +38,25 @@ pub struct Step {
     pub wall_s: f64,
 }
 
+/// Whether nodes exchange gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// After every step.
+    EveryStep,
+    /// Never: each trains by itself, all at the same time. What a step costs where nodes share cores.
+    Never,
+}
+
 /// Trains `steps` steps of the charter's model, batch and optimizer from θ⁰; `tell` gets each. The first waits
-/// until all nodes are ready, outside of what is measured. The hash of θ at the end: the same on all nodes.
+/// until all nodes are ready, outside of what is measured. The hash of θ at the end, which is the same on all nodes if they
+/// exchange gradients, and the bytes sent.
 ///
 /// # Errors
 /// If a neighbour or the learner fails.
 pub fn run(
     charter: &Charter,
     (rank, mut ring): (usize, Ring),
-    steps: u32,
+    (steps, exchange): (u32, Exchange),
     mut tell: impl FnMut(Step),
 ) -> Result<(Hash, u64), AllReduceError> {
     let mut learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::Cpu)?;
@@ -59,7 +69,9 @@ pub fn run(
         let (loss, gradient) = learner.gradient(&rows(charter, rank, step)?)?;
         let mut gradient = gradient.to_vec();
         let passes = began.elapsed();
-        ring.mean(&mut gradient)?;
+        if exchange == Exchange::EveryStep {
+            ring.mean(&mut gradient)?;
+        }
         let exchanged = began.elapsed();
         learner.apply(
             &gradient,
@@ -105,6 +117,7 @@ mod tests {
         let charter = tiny_charter([("a".to_string(), PeerId([1; 32]))]);
         let held = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = held.map(|listener| listener.local_addr().unwrap());
+        let of = (3, Exchange::EveryStep);
         let done = std::thread::scope(|scope| {
             let node = |rank: usize| {
                 let (charter, place) = (
@@ -120,7 +133,7 @@ mod tests {
                 scope.spawn(move || {
                     let mut steps = Vec::new();
                     let ring = Ring::join(&place).unwrap();
-                    let (theta, sent) = run(charter, (rank, ring), 3, |step| steps.push(step)).unwrap();
+                    let (theta, sent) = run(charter, (rank, ring), of, |step| steps.push(step)).unwrap();
                     (theta, sent, steps)
                 })
             };

@@ -160,18 +160,38 @@ impl<'a> Bench<'a> {
         self.parameters
     }
 
+    /// Steps of all nodes at once without any exchange.
+    pub(super) fn calibrate(&self, steps: u32, slowest_s: f64) -> Result<Trained, String> {
+        self.steps("calibration", "--alone", (steps, slowest_s))
+            .map(|(trained, _)| trained)
+    }
+
     /// Per-step all-reduce on all nodes; a step that takes longer than `slowest_s` ends the test.
-    pub(super) fn all_reduce(&self, what: &str, steps: u32, slowest_s: f64) -> Result<Trained, String> {
+    pub(super) fn all_reduce(&self, steps: u32, slowest_s: f64) -> Result<Trained, String> {
+        let (trained, thetas) = self.steps("all-reduce", "", (steps, slowest_s))?;
+        match thetas.windows(2).all(|pair| pair[0] == pair[1]) {
+            true => Ok(trained),
+            false => Err(format!("all-reduce left different parameters on the nodes: {thetas:?}")),
+        }
+    }
+
+    /// What the steps took, and the root of θ on each node.
+    fn steps(
+        &self,
+        what: &str,
+        flag: &str,
+        (steps, slowest_s): (u32, f64),
+    ) -> Result<(Trained, Vec<Option<String>>), String> {
         let nodes = self.network.nodes();
         let wait = (slowest_s as u64).max(START.as_secs() / 2);
         let processes = Processes::start(self.network, what, &self.atoll, |node| {
             let next = address((node + 1) % nodes, RING_PORT);
             let line = format!(
-                "bench all-reduce {} --rank {node} --nodes {nodes} --listen {} --next {next} --steps {steps} --wait {wait}",
+                "bench all-reduce {} --rank {node} --nodes {nodes} --listen {} --next {next} --steps {steps} --wait {wait} {flag}",
                 self.charter(),
                 address(node, RING_PORT),
             );
-            line.split(' ').map(String::from).collect()
+            line.split_whitespace().map(String::from).collect()
         })?;
         let deadline = Instant::now() + START + Duration::from_secs_f64(slowest_s * f64::from(steps));
         let mut seen = vec![Vec::new(); nodes];
@@ -197,10 +217,7 @@ impl<'a> Bench<'a> {
             }
         }
         processes.end()?;
-        if thetas.windows(2).any(|pair| pair[0] != pair[1]) {
-            return Err(format!("all-reduce left different parameters on the nodes: {thetas:?}"));
-        }
-        Ok(Trained { steps, nodes: seen })
+        Ok((Trained { steps, nodes: seen }, thetas))
     }
 
     /// Real nodes until all of them saw the last round end.

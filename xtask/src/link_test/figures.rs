@@ -139,55 +139,8 @@ pub(super) fn json(options: &Options, measured: &Measured) -> Value {
 
 /// The result for people.
 pub(super) fn table(options: &Options, measured: &Measured) -> String {
-    let Measured {
-        link,
-        all_reduce,
-        atoll,
-    } = measured;
+    let Measured { link, atoll, .. } = measured;
     let compared = Compared::of(options, measured);
-    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-    let steps = f64::from(atoll.closed * options.inner_steps).max(1.0);
-    let rows = [
-        ["", "all-reduce", "Atoll"].map(String::from),
-        [
-            "trained".into(),
-            format!("{} steps", all_reduce.steps),
-            format!(
-                "{} rounds × {}, {} closed",
-                atoll.rounds, options.inner_steps, atoll.closed
-            ),
-        ],
-        [
-            "wall, s".into(),
-            format!("{:.1}", all_reduce.wall_s()),
-            format!("{:.1}", atoll.wall_s),
-        ],
-        [
-            "compute, s".into(),
-            format!("{:.2}", all_reduce.compute_s()),
-            format!("{:.1}", atoll.compute_s),
-        ],
-        [
-            "compute a step, s".into(),
-            format!("{:.3}", all_reduce.step_s(0)),
-            format!("{:.3}", atoll.step_s),
-        ],
-        [
-            "wall a step, s".into(),
-            format!("{:.2}", all_reduce.wall_s() / f64::from(all_reduce.steps)),
-            format!("{:.3}", atoll.wall_s / steps),
-        ],
-        [
-            "utilisation".into(),
-            percent(compared.utilisation[0]),
-            percent(compared.utilisation[1]),
-        ],
-        [
-            "predicted".into(),
-            percent(compared.predicted[0]),
-            percent(compared.predicted[1]),
-        ],
-    ];
     let mut text = format!(
         "{} nodes, {} parameters, ρ {}, T_step {:.3} s, {:.3} Mbit/s each way\n",
         link.nodes,
@@ -196,13 +149,12 @@ pub(super) fn table(options: &Options, measured: &Measured) -> String {
         link.t_step_s,
         link.bandwidth_bit_s() / 1e6
     );
-    for [name, left, right] in rows {
-        let _ = writeln!(text, "{name:<18} {left:>12}  {right:>24}"); // a String takes everything
+    for [name, left, right] in rows(options, measured, &compared) {
+        let _ = writeln!(text, "{name:<20} {left:>12}  {right:>24}"); // a String takes everything
     }
     let _ = writeln!(
         text,
-        "Atoll: {:.2} % until the last contribution, whose transfer nothing hides; {}, {:.0} B of contributions a node and round ({:.1} steps of transfer), {:.0} B on the wire, {:.2} of {} merged",
-        100.0 * atoll.before_last,
+        "Atoll: {}, {:.0} B of contributions a node and round ({:.1} steps of transfer), {:.0} B on the wire, {:.2} of {} merged",
         atoll.codec,
         (link.nodes as f64 - 1.0) * atoll.blob_bytes,
         link.transfer_steps(atoll.blob_bytes),
@@ -216,6 +168,53 @@ pub(super) fn table(options: &Options, measured: &Measured) -> String {
         compared.speed_up, compared.predicted_speed_up
     );
     text
+}
+
+fn rows(options: &Options, measured: &Measured, compared: &Compared) -> Vec<[String; 3]> {
+    let Measured { all_reduce, atoll, .. } = measured;
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    let [ring_steps, steps] =
+        [all_reduce.steps, atoll.closed * options.inner_steps].map(|steps| f64::from(steps).max(1.0));
+    let rounds = format!(
+        "{} rounds × {}, {} closed",
+        atoll.rounds, options.inner_steps, atoll.closed
+    );
+    let row = |name: &str, left: String, right: String| [name.to_string(), left, right];
+    vec![
+        row("", "all-reduce".into(), "Atoll".into()),
+        row("trained", format!("{} steps", all_reduce.steps), rounds),
+        row(
+            "wall, s",
+            format!("{:.1}", all_reduce.wall_s()),
+            format!("{:.1}", atoll.wall_s),
+        ),
+        row(
+            "compute, s",
+            format!("{:.2}", all_reduce.compute_s()),
+            format!("{:.1}", atoll.compute_s),
+        ),
+        row(
+            "compute a step, s",
+            format!("{:.3}", all_reduce.step_s(0)),
+            format!("{:.3}", atoll.step_s),
+        ),
+        row(
+            "wall a step, s",
+            format!("{:.2}", all_reduce.wall_s() / ring_steps),
+            format!("{:.3}", atoll.wall_s / steps),
+        ),
+        row(
+            "utilisation",
+            percent(compared.utilisation[0]),
+            percent(compared.utilisation[1]),
+        ),
+        row("  to last training", String::new(), percent(atoll.before_last)),
+        row(
+            "predicted",
+            percent(compared.predicted[0]),
+            percent(compared.predicted[1]),
+        ),
+    ]
 }
 
 #[cfg(test)]

@@ -160,18 +160,25 @@ impl Network {
 
     /// Lets the janitor remove everything, and waits for it.
     pub(super) fn remove(mut self) -> Result<(), String> {
-        drop(self.janitor.stdin.take());
-        let status = self.janitor.wait();
-        match status
-            .map_err(|error| format!("cannot wait for the janitor: {error}"))?
-            .success()
-        {
+        match self.close() {
             true => Ok(()),
             false => Err(format!(
                 "namespaces named {}… may be left; `ip netns del NAME` removes one",
                 self.name
             )),
         }
+    }
+
+    /// Whether all is gone.
+    fn close(&mut self) -> bool {
+        drop(self.janitor.stdin.take());
+        self.janitor.wait().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.close(); // after an error, which is the one to tell
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use atoll_bench::{
-    all_reduce,
+    all_reduce::{self, Exchange},
     ring::{Place, Ring},
 };
 use atoll_host::charter_file;
@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Steps to train
     #[arg(long)]
     steps: u32,
+    /// Exchange nothing: train alone, at the same time as the others
+    #[arg(long)]
+    alone: bool,
     /// Seconds for neighbours to come, and to be silent later
     #[arg(long, default_value_t = 60)]
     wait: u64,
@@ -53,7 +56,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         wait: Duration::from_secs(arguments.wait),
     })?;
     let place = (arguments.rank, ring);
-    let (theta, sent) = all_reduce::run(&charter, place, arguments.steps, |step| {
+    let exchange = if arguments.alone {
+        Exchange::Never
+    } else {
+        Exchange::EveryStep
+    };
+    let (theta, sent) = all_reduce::run(&charter, place, (arguments.steps, exchange), |step| {
         let line = json!({
             "event": "step",
             "step": step.step,
