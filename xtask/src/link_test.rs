@@ -2,7 +2,7 @@
 //! namespaces, and how much of the time nodes train.
 //!
 //! 1. Nodes get a namespace each, joined by a bridge in one more ([`network`]).
-//! 2. All nodes train at once without any exchange: T_step, the mean time of a step.
+//! 2. All nodes train at once without any exchange: T_step, the mean time of a step while all do.
 //! 3. Every link is shaped, both ways, to the bandwidth at which a ring all-reduce of f32 gradients takes ρ
 //!    times T_step ([`figures`]).
 //! 4. All-reduce trains some steps, then `atoll node`s some rounds ([`arms`]).
@@ -14,7 +14,7 @@ mod options;
 mod processes;
 
 use crate::cargo;
-use arms::{Bench, Trained};
+use arms::Bench;
 use figures::{Link, Measured};
 use network::Network;
 use options::Options;
@@ -23,8 +23,8 @@ use std::{path::Path, process::ExitCode};
 
 /// Exit code where this machine cannot run the test; test runners read it as "skipped".
 const CANNOT_RUN_HERE: u8 = 77;
-/// Steps of the calibration, how many of the first do not count, and the longest that one may take.
-const CALIBRATION: (u32, usize, f64) = (30, 2, 60.0);
+/// Steps of the calibration, and the longest that one may take.
+const CALIBRATION: (u32, f64) = (40, 60.0);
 
 /// Why there is no result.
 enum Failure {
@@ -67,8 +67,8 @@ fn test(root: &Path, options: &Options) -> Result<(), Failure> {
     network::sweep();
     let network = Network::make(options.nodes, options.keep).map_err(Failure::Here)?;
     let bench = Bench::found(&network, options)?;
-    let calibration = bench.calibrate(CALIBRATION.0, CALIBRATION.2)?;
-    let t_step_s = calibration.step_s(CALIBRATION.1);
+    let calibration = bench.calibrate(CALIBRATION.0, CALIBRATION.1)?;
+    let t_step_s = calibration.step_s_while_all_train();
     let link = Link {
         nodes: options.nodes,
         parameters: bench.parameters(),
@@ -109,13 +109,4 @@ fn tell(options: &Options, measured: &Measured) {
 /// Where a node is reached.
 fn address(node: usize, port: u16) -> String {
     format!("10.77.0.{}:{port}", node + 1)
-}
-
-impl Trained {
-    /// Mean compute time of a step over the nodes, without the first `skipped`.
-    fn step_s(&self, skipped: usize) -> f64 {
-        let late = self.nodes.iter().flat_map(|steps| steps.iter().skip(skipped));
-        let (sum, count) = late.fold((0.0, 0), |(sum, count), step| (sum + step.compute_s, count + 1));
-        sum / f64::from(count.max(1))
-    }
 }

@@ -72,6 +72,25 @@ impl Trained {
     pub(super) fn compute_s(&self) -> f64 {
         self.mean(|step| step.compute_s)
     }
+
+    /// Mean time of a step until the first node has done all of its own: those left over have the cores for
+    /// themselves. The first steps do not count; programs still start.
+    pub(super) fn step_s_while_all_train(&self) -> f64 {
+        const STARTING: usize = 2;
+        let total = |steps: &Vec<Step>| steps.iter().map(|step| step.wall_s).sum::<f64>();
+        let end = self.nodes.iter().map(total).fold(f64::INFINITY, f64::min);
+        let (mut sum, mut count) = (0.0, 0);
+        for steps in &self.nodes {
+            let mut at = 0.0;
+            for (number, step) in steps.iter().enumerate() {
+                at += step.wall_s;
+                if number >= STARTING && at <= end {
+                    (sum, count) = (sum + step.wall_s, count + 1);
+                }
+            }
+        }
+        sum / f64::from(count.max(1))
+    }
 }
 
 /// Folders with a common charter, ready to run.
@@ -162,13 +181,13 @@ impl<'a> Bench<'a> {
 
     /// Steps of all nodes at once without any exchange.
     pub(super) fn calibrate(&self, steps: u32, slowest_s: f64) -> Result<Trained, String> {
-        self.steps("calibration", "--alone", (steps, slowest_s))
+        self.steps("calibration", true, (steps, slowest_s))
             .map(|(trained, _)| trained)
     }
 
     /// Per-step all-reduce on all nodes; a step that takes longer than `slowest_s` ends the test.
     pub(super) fn all_reduce(&self, steps: u32, slowest_s: f64) -> Result<Trained, String> {
-        let (trained, thetas) = self.steps("all-reduce", "", (steps, slowest_s))?;
+        let (trained, thetas) = self.steps("all-reduce", false, (steps, slowest_s))?;
         match thetas.windows(2).all(|pair| pair[0] == pair[1]) {
             true => Ok(trained),
             false => Err(format!("all-reduce left different parameters on the nodes: {thetas:?}")),
@@ -179,19 +198,23 @@ impl<'a> Bench<'a> {
     fn steps(
         &self,
         what: &str,
-        flag: &str,
+        alone: bool,
         (steps, slowest_s): (u32, f64),
     ) -> Result<(Trained, Vec<Option<String>>), String> {
         let nodes = self.network.nodes();
         let wait = (slowest_s as u64).max(START.as_secs() / 2);
         let processes = Processes::start(self.network, what, &self.atoll, |node| {
             let next = address((node + 1) % nodes, RING_PORT);
-            let line = format!(
-                "bench all-reduce {} --rank {node} --nodes {nodes} --listen {} --next {next} --steps {steps} --wait {wait} {flag}",
-                self.charter(),
-                address(node, RING_PORT),
-            );
-            line.split_whitespace().map(String::from).collect()
+            let (charter, listen) = (self.charter(), address(node, RING_PORT));
+            let numbers = [node.to_string(), nodes.to_string(), steps.to_string(), wait.to_string()];
+            let mut words: Vec<String> = ["bench", "all-reduce", &charter, "--listen", &listen, "--next", &next]
+                .map(String::from)
+                .to_vec();
+            for (name, number) in ["--rank", "--nodes", "--steps", "--wait"].into_iter().zip(numbers) {
+                words.extend([name.to_string(), number]);
+            }
+            words.extend(alone.then(|| "--alone".to_string()));
+            words
         })?;
         let deadline = Instant::now() + START + Duration::from_secs_f64(slowest_s * f64::from(steps));
         let mut seen = vec![Vec::new(); nodes];
@@ -205,7 +228,7 @@ impl<'a> Bench<'a> {
                         wall_s: event["wall_s"].as_f64().unwrap_or_default(),
                     };
                     seen[line.node].push(step);
-                    if line.node == 0 {
+                    if line.node == 0 && !alone {
                         eprintln!(
                             "{what} step {}: {:.3} s of {:.2} s",
                             event["step"], step.compute_s, step.wall_s
@@ -391,6 +414,21 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn steps_that_have_the_cores_for_themselves_do_not_count() {
+        let step = |wall_s| Step {
+            compute_s: wall_s,
+            wall_s,
+        };
+        let fast = vec![step(9.0), step(9.0), step(1.0), step(1.0)];
+        let slow = vec![step(9.0), step(9.0), step(2.0), step(0.5)];
+        let trained = Trained {
+            steps: 4,
+            nodes: vec![fast, slow],
+        };
+        assert_eq!(trained.step_s_while_all_train(), 4.0 / 3.0);
+    }
 
     #[test]
     fn events_and_what_is_made_of_them() {

@@ -195,7 +195,7 @@ fn rows(options: &Options, measured: &Measured, compared: &Compared) -> Vec<[Str
         ),
         row(
             "compute a step, s",
-            format!("{:.3}", all_reduce.step_s(0)),
+            format!("{:.3}", all_reduce.compute_s() / ring_steps),
             format!("{:.3}", atoll.step_s),
         ),
         row(
