@@ -45,6 +45,11 @@ impl Link {
         (self.nodes as f64 - 1.0) * blob * self.rho / self.ring_bytes()
     }
 
+    /// ρ of the same bandwidth if a step takes `step_s`.
+    fn rho_at(&self, step_s: f64) -> f64 {
+        self.rho * self.t_step_s / step_s
+    }
+
     fn all_reduce(&self) -> f64 {
         1.0 / (1.0 + self.rho)
     }
@@ -109,6 +114,7 @@ pub(super) fn json(options: &Options, measured: &Measured) -> Value {
         "nodes": link.nodes,
         "parameters": link.parameters,
         "rho": link.rho,
+        "rho_by_atoll_step": link.rho_at(atoll.step_s),
         "bandwidth_bit_s": link.bandwidth_bit_s().round(),
         "t_step_s": link.t_step_s,
         "inner_steps": options.inner_steps,
@@ -164,8 +170,10 @@ pub(super) fn table(options: &Options, measured: &Measured) -> String {
     );
     let _ = writeln!(
         text,
-        "speed-up {:.1}, predicted {:.1}",
-        compared.speed_up, compared.predicted_speed_up
+        "speed-up {:.1}, predicted {:.1}; by the steps that Atoll took, not the calibration's, ρ was {:.1}",
+        compared.speed_up,
+        compared.predicted_speed_up,
+        link.rho_at(atoll.step_s)
     );
     text
 }
@@ -234,6 +242,7 @@ mod tests {
         assert_eq!(LINK.ring_bytes(), 6e6);
         assert_eq!(LINK.bandwidth_bit_s(), 48e6 / 50.0);
         assert_eq!(LINK.all_reduce(), 1.0 / 101.0);
+        assert_eq!(LINK.rho_at(0.25), 200.0);
     }
 
     #[test]
