@@ -1,7 +1,8 @@
 //! `cargo xtask check`: everything that CI checks, with no tool to install. `cargo xtask soak`: a search for
-//! failures in simulated networks.
+//! failures in simulated networks. `cargo xtask link-test`: real nodes over links of a real limit.
 
 mod layers;
+mod link_test;
 mod manifest;
 mod soak;
 mod sources;
@@ -26,12 +27,17 @@ Checks dependency direction, the rules of the pure crates, format, lints, licenc
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["link-test", ref words @ ..] = words[..]
+        && !words.contains(&"--help")
+    {
+        return link_test::run(&root(), words); // it has an exit code of its own
+    }
     let done = match words[..] {
         ["check"] => check(&root(), true),
         ["check", "--no-test"] => check(&root(), false),
         ["soak", ref words @ ..] if !words.contains(&"--help") => soak::run(&root(), words),
         _ => {
-            eprintln!("{USAGE}{}", soak::USAGE);
+            eprintln!("{USAGE}{}\n\n       {}", soak::USAGE, link_test::USAGE);
             return ExitCode::FAILURE;
         }
     };

@@ -28,9 +28,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if let Progress::Ends { spec, result, done, of } = progress {
             println!(
                 "{done}/{of} {} {} x{} lr {} outer {}/{}/{} {} β{} {} seed {}: loss {:.4} train {:.4} encoded {} residual {:.2} {:?} {:.0} s",
-                spec.arm, spec.rounds, spec.inner_steps, spec.lr, spec.outer_lr, spec.outer_momentum,
-                spec.outer_warmup, spec.codec, spec.feedback, spec.overlap, spec.seed, result.loss,
-                result.train_loss, result.encoded, result.residual, result.codecs, result.wall_s,
+                spec.arm,
+                spec.rounds,
+                spec.inner_steps,
+                spec.lr,
+                spec.outer_lr,
+                spec.outer_momentum,
+                spec.outer_warmup,
+                spec.codec,
+                spec.feedback,
+                spec.overlap,
+                spec.seed,
+                result.loss,
+                result.train_loss,
+                result.encoded,
+                result.residual,
+                result.codecs,
+                result.wall_s,
             );
         }
     };

@@ -8,7 +8,10 @@ use atoll_host::{
     found::{self, Plan},
     identity,
 };
-use atoll_protocol::{PeerId, charter::Member};
+use atoll_protocol::{
+    Layout, Nano, PeerId,
+    charter::{Codec, Compression, Member, Overlap},
+};
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -80,6 +83,18 @@ pub(crate) struct FoundArguments {
     /// Inner steps per round
     #[arg(long, default_value_t = 30)]
     inner_steps: u32,
+    /// Sequences of one step of one replica
+    #[arg(long)]
+    batch: Option<u32>,
+    /// Tokens of a sequence; at most 128, the model's context
+    #[arg(long)]
+    sequence: Option<u32>,
+    /// How contributions travel: auto, dense, int8, int4, sparse-K or lowrank-R
+    #[arg(long, value_parser = compression)]
+    codec: Option<Compression>,
+    /// What a node does meanwhile: auto, steps, eager, round or none
+    #[arg(long, value_parser = overlap)]
+    overlap: Option<Overlap>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -89,6 +104,51 @@ fn member(text: &str) -> Result<Member, String> {
     let (name, key) = text.split_once('=').ok_or("NAME=KEY is needed")?;
     let key: PeerId = key.parse().map_err(|error| format!("{error}"))?;
     Ok(Member { name: name.into(), key })
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    // What top-k leaves is old by the time it is sent, and fades; the others leave little.
+    let (all, most) = (Nano::ONE, Nano(950_000_000));
+    let number = |text: &str| text.parse().map_err(|_| format!("{text}: a whole number is needed"));
+    Ok(Compression::Fixed(match text.split_once('-') {
+        None if text == "auto" => return Ok(Compression::Auto { feedback: all }),
+        None if text == "dense" => Codec::Dense,
+        None if text == "int8" => Codec::Int8 { feedback: all },
+        None if text == "int4" => Codec::Int4 { feedback: all },
+        Some(("sparse", k)) => Codec::Sparse {
+            k: number(k)?,
+            feedback: most,
+        },
+        Some(("lowrank", rank)) => Codec::LowRank {
+            rank: number(rank)?,
+            feedback: all,
+        },
+        _ => return Err("auto, dense, int8, int4, sparse-K or lowrank-R is allowed".into()),
+    }))
+}
+
+fn overlap(text: &str) -> Result<Overlap, String> {
+    Ok(match text {
+        "auto" => Overlap::Auto,
+        "steps" => Overlap::Steps,
+        "eager" => Overlap::Eager,
+        "round" => Overlap::Round,
+        "none" => Overlap::None,
+        _ => return Err("auto, steps, eager, round or none is allowed".into()),
+    })
+}
+
+/// The plan of a small run with what the user wants otherwise.
+fn plan(arguments: &FoundArguments) -> Plan {
+    let mut plan = Plan::small(&arguments.name, arguments.rounds, arguments.inner_steps);
+    plan.licence.clone_from(&arguments.licence);
+    plan.round.batch = arguments.batch.unwrap_or(plan.round.batch);
+    plan.round.sequence = arguments.sequence.unwrap_or(plan.round.sequence);
+    plan.round.overlap = arguments.overlap.unwrap_or(plan.round.overlap);
+    if let Some(compression) = &arguments.codec {
+        plan.compression = compression.clone();
+    }
+    plan
 }
 
 pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
@@ -103,10 +163,8 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
             folder.charter().display()
         );
     }
-    let mut plan = Plan::small(&arguments.name, arguments.rounds, arguments.inner_steps);
-    plan.licence.clone_from(&arguments.licence);
     let corpus = corpus::read(arguments.data.as_deref())?;
-    let beginning = found::begin(plan, &corpus, arguments.members.clone())?;
+    let beginning = found::begin(plan(arguments), &corpus, arguments.members.clone())?;
     let (charter, tokens) = (beginning.charter, beginning.train_tokens);
     tokio::runtime::Runtime::new()?.block_on(found::install_blobs(&folder, beginning.blobs))?;
     found::install_charter(&folder, &charter)?;
@@ -114,7 +172,12 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
     match arguments.json {
         true => println!(
             "{}",
-            json!({ "charter": path, "genesis": charter.genesis().to_string(), "train_tokens": tokens })
+            json!({
+                "charter": path,
+                "genesis": charter.genesis().to_string(),
+                "train_tokens": tokens,
+                "parameters": Layout::of(&charter.model).parameters,
+            })
         ),
         false => println!(
             "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
@@ -123,4 +186,23 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
         ),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codecs_by_name() {
+        let sparse = Codec::Sparse {
+            k: 64,
+            feedback: Nano(950_000_000),
+        };
+        assert_eq!(compression("sparse-64"), Ok(Compression::Fixed(sparse)));
+        assert_eq!(compression("auto"), Ok(Compression::Auto { feedback: Nano::ONE }));
+        for wrong in ["zip", "sparse", "sparse-x", "int4-2", "dense-1"] {
+            assert!(compression(wrong).is_err(), "{wrong}");
+        }
+        assert!(overlap("eager").is_ok() && overlap("late").is_err());
+    }
 }

@@ -3,7 +3,8 @@
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
     charter::{
-        Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap, RoundRules,
+        Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap,
+        RoundRules,
     },
     limits::CHARTER_BYTES_MAX,
 };
@@ -561,7 +562,13 @@ mod tests {
             Compression::Fixed(Codec::Sparse { k: 64, feedback }),
             Compression::Fixed(Codec::LowRank { rank: 4, feedback }),
         ];
-        let overlaps = [Overlap::None, Overlap::Steps, Overlap::Eager, Overlap::Round, Overlap::Auto];
+        let overlaps = [
+            Overlap::None,
+            Overlap::Steps,
+            Overlap::Eager,
+            Overlap::Round,
+            Overlap::Auto,
+        ];
         for (compression, overlap) in compressions.into_iter().zip(overlaps.into_iter().cycle()) {
             charter.compression = compression;
             charter.round.overlap = overlap;

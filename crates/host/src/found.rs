@@ -14,8 +14,8 @@ use atoll_outer::theta_bytes;
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Round,
     charter::{
-        CHARTER_VERSION, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap,
-        RoundRules,
+        CHARTER_VERSION, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer,
+        Overlap, RoundRules,
     },
     limits::VALIDATORS_MAX,
 };

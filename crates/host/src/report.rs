@@ -124,17 +124,17 @@ pub fn training(report: &Report) -> Option<Value> {
         Report::HeldOut(round, loss) => json!({ "event": "held_out", "round": round.0, "loss": loss }),
         Report::Step {
             round,
-            step,
-            loss,
-            tokens_per_second,
             ahead,
+            step,
+            taken,
         } => json!({
             "event": "step",
+            "ahead": ahead,
             "round": round.0,
             "step": step,
-            "loss": loss,
-            "tokens_per_second": tokens_per_second,
-            "ahead": ahead,
+            "loss": taken.loss,
+            "seconds": taken.seconds,
+            "tokens_per_second": taken.tokens as f64 / taken.seconds,
         }),
         Report::Checkpointed(round, manifest, held_out) => json!({
             "event": "checkpoint",

@@ -67,16 +67,14 @@ pub enum Report {
     HeldOut(Round, f64),
     /// One inner step.
     Step {
-        /// The round.
+        /// The round that it counts for.
         round: Round,
+        /// Whether it was taken ahead, while a contribution travels.
+        ahead: bool,
         /// Step in the round, from 1.
         step: u32,
-        /// Nats per token.
-        loss: f64,
-        /// In this step.
-        tokens_per_second: f64,
-        /// Whether it was taken while the last contribution travelled.
-        ahead: bool,
+        /// What it gave.
+        taken: Step,
     },
     /// A contribution is on disk.
     Trained(Done),
@@ -92,6 +90,17 @@ pub enum Report {
     Skipped(Round, String),
     /// The trainer cannot go on.
     Failed(String),
+}
+
+/// What one inner step gave.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Nats per token, before the step.
+    pub loss: f64,
+    /// Targets.
+    pub tokens: u64,
+    /// How long it took: reading the rows, both passes and the optimizer.
+    pub seconds: f64,
 }
 
 /// Everything that the trainer works with.
@@ -149,7 +158,9 @@ impl Trainer {
         if let Some(saved) = Private::read(&folder.trainer(), genesis)? {
             feedback = ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?;
             learner.restore(&saved.optimizer)?;
-            pending = saved.pending.map(|(reveal, base, codec)| Pending { reveal, base, codec });
+            pending = saved
+                .pending
+                .map(|(reveal, base, codec)| Pending { reveal, base, codec });
         }
         let theta = (outer, (roots.theta, roots.momentum));
         let replica = Replica::new(charter.clone(), layout.clone(), theta, feedback, pending);
@@ -286,7 +297,7 @@ impl Trainer {
         self.replica.set_pending(done.clone(), terms.codec.clone());
         self.save()?;
         let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
-        self.go_ahead(round, &local, &contribution, (share, terms))?;
+        self.go_ahead(&local, &contribution, share, (round, terms))?;
         Ok(Some(done))
     }
 
@@ -308,21 +319,20 @@ impl Trainer {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let (loss, tokens_per_second) = self.step(share, step, terms.first_step + u64::from(step))?;
-            sum += loss;
+            let taken = self.step(share, step, terms.first_step + u64::from(step))?;
+            sum += taken.loss;
             self.report(Report::Step {
                 round,
-                step: step + 1,
-                loss,
-                tokens_per_second,
                 ahead: false,
+                step: step + 1,
+                taken,
             });
         }
         Ok(Some(sum / f64::from(steps)))
     }
 
-    /// One inner step on the `step`-th rows of `share`; the run's `global`-th. Loss, and tokens a second.
-    fn step(&mut self, share: &Share, step: u32, global: u64) -> anyhow::Result<(f64, f64)> {
+    /// One inner step on the `step`-th rows of `share`; the run's `global`-th.
+    fn step(&mut self, share: &Share, step: u32, global: u64) -> anyhow::Result<Step> {
         let charter = self.charter.clone();
         let rules = &charter.round;
         let began = Instant::now();
@@ -333,7 +343,11 @@ impl Trainer {
         let done = self.learner.train_step(&batch, rate)?;
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
         self.travel.step_seconds = seconds;
-        Ok((done.loss, batch.targets() as f64 / seconds))
+        Ok(Step {
+            loss: done.loss,
+            tokens: batch.targets(),
+            seconds,
+        })
     }
 
     /// Inner steps of the run.
@@ -345,10 +359,10 @@ impl Trainer {
     /// Begins what the charter wants done while a contribution travels.
     fn go_ahead(
         &mut self,
-        round: Round,
         local: &[f32],
         contribution: &Contribution,
-        (share, terms): (&Share, &Terms),
+        share: &Share,
+        (round, terms): (Round, &Terms),
     ) -> anyhow::Result<()> {
         let first_step = terms.first_step + u64::from(terms.steps.0);
         let left = self.budget().saturating_sub(first_step);
@@ -366,8 +380,8 @@ impl Trainer {
         let from = self.replica.go_ahead(from, local, contribution, replicas)?;
         self.learner.write(from.start())?;
         self.ahead = Some(Underway {
-            round: round.next(),
             from,
+            round: round.next(),
             share: share.clone(),
             first: terms.steps.0,
             first_step,
@@ -385,21 +399,22 @@ impl Trainer {
 
     /// One inner step while the last contribution travels. Bad numbers end it: the next round begins from θ.
     fn step_ahead(&mut self) -> anyhow::Result<()> {
-        let Some(mut ahead) = self.ahead.take() else { return Ok(()) };
+        let Some(mut ahead) = self.ahead.take() else {
+            return Ok(());
+        };
         if let Some(local) = ahead.aside.take() {
             self.learner.write(&local)?;
         }
         let place = (ahead.first + ahead.taken, ahead.first_step + u64::from(ahead.taken));
         match self.step(&ahead.share.clone(), place.0, place.1) {
-            Ok((loss, tokens_per_second)) => {
+            Ok(taken) => {
                 ahead.taken += 1;
-                ahead.losses += loss;
+                ahead.losses += taken.loss;
                 self.report(Report::Step {
                     round: ahead.round,
-                    step: ahead.taken,
-                    loss,
-                    tokens_per_second,
                     ahead: true,
+                    step: ahead.taken,
+                    taken,
                 });
                 self.ahead = Some(ahead);
                 Ok(())
@@ -547,9 +562,9 @@ impl Trainer {
 
 /// Training that goes on while a contribution travels.
 struct Underway {
-    /// The round that its steps are likely to count for.
-    round: Round,
     from: GoneAhead,
+    /// The round that its steps count for, unless the one before is void.
+    round: Round,
     /// Whose rows it reads: those of the last round, behind the ones that were read.
     share: Share,
     /// The first of its steps in the share, and in the run.

@@ -215,7 +215,9 @@ impl Preset {
 
     /// The column whose plot is drawn.
     pub fn main_column(self) -> String {
-        self.columns().first().map_or(String::new(), |(column, _)| column.name())
+        self.columns()
+            .first()
+            .map_or(String::new(), |(column, _)| column.name())
     }
 
     /// Columns, and whether they have the main arms only.
@@ -243,13 +245,7 @@ impl Preset {
                     },
                     true,
                 ),
-                (
-                    Column {
-                        replicas: 8,
-                        ..TABLE
-                    },
-                    true,
-                ),
+                (Column { replicas: 8, ..TABLE }, true),
             ],
             Self::Large => vec![(
                 Column {
@@ -281,7 +277,8 @@ mod tests {
             let mut seen: Vec<&Spec> = Vec::new();
             for arm in &campaign.arms {
                 for spec in &arm.grid {
-                    spec.charter(257).unwrap_or_else(|error| panic!("{}: {error}", spec.arm));
+                    spec.charter(257)
+                        .unwrap_or_else(|error| panic!("{}: {error}", spec.arm));
                     spec.ahead().unwrap();
                     assert!(!seen.contains(&spec), "{spec:?}");
                     seen.push(spec);

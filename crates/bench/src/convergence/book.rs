@@ -73,7 +73,13 @@ impl Book {
             cause,
         };
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
@@ -160,7 +166,11 @@ mod tests {
         assert_eq!(book.get(&other), None);
         book.put(&other, result).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
-        assert_eq!(Book::open(&path, Hash([2; 32])).unwrap().get(&other), None, "another corpus");
+        assert_eq!(
+            Book::open(&path, Hash([2; 32])).unwrap().get(&other),
+            None,
+            "another corpus"
+        );
         std::fs::write(&path, "{}\n").unwrap();
         let refused = Book::open(&path, corpus).map(drop).unwrap_err().to_string();
         assert!(refused.contains(":1: this is not a result"), "{refused}");

@@ -18,7 +18,9 @@ fn ring(parameters: u64, replicas: u32) -> f64 {
 /// Bytes that a peer sends for contributions of `encoded` bytes.
 fn sent(spec: &Spec, result: &RunResult, encoded: u64) -> f64 {
     match spec.method {
-        Method::AllReduce => encoded as f64 / (4.0 * result.parameters.max(1) as f64) * ring(result.parameters, spec.replicas),
+        Method::AllReduce => {
+            encoded as f64 / (4.0 * result.parameters.max(1) as f64) * ring(result.parameters, spec.replicas)
+        }
         Method::Cocktail | Method::OuterLoop => encoded as f64 * f64::from(spec.replicas - 1),
     }
 }

@@ -130,7 +130,9 @@ impl Loop<'_> {
     }
 
     fn held_out(&mut self, end: bool) -> Result<f64, RunError> {
-        let Some(first) = self.trainees.first_mut() else { return Ok(f64::INFINITY) };
+        let Some(first) = self.trainees.first_mut() else {
+            return Ok(f64::INFINITY);
+        };
         first.learner.write(first.replica.theta())?;
         Ok(self.task.held_out(&mut first.learner, self.spec.sequence, end)?)
     }
@@ -142,7 +144,10 @@ impl Loop<'_> {
 
     /// All replicas train, contribute and merge. Bytes of a contribution (the mean), and what was observed.
     fn round(&mut self, round: Round, terms: &Terms, left: u64) -> Result<(u64, Observed), RunError> {
-        let base = self.trainees.first().map_or(Hash::ZERO, |first| first.replica.roots().0);
+        let base = self
+            .trainees
+            .first()
+            .map_or(Hash::ZERO, |first| first.replica.roots().0);
         let (mut contributions, mut measured) = (Vec::new(), Vec::<Measured>::new());
         let mut losses = vec![0.0; terms.steps.0 as usize];
         for who in 0..self.trainees.len() {
@@ -152,12 +157,15 @@ impl Loop<'_> {
             let encoded = trainee.replica.contribute(&sent, &terms.codec)?;
             measured.push(encoded.measured);
             let contribution = Contribution::read(encoded.blob, &self.layout, &terms.codec, &base)?;
-            trainee.replica.set_pending(reveal(round, &contribution, terms), terms.codec.clone());
+            trainee
+                .replica
+                .set_pending(reveal(round, &contribution, terms), terms.codec.clone());
             let after = left.saturating_sub(terms.steps.0.into());
             self.go_ahead(who, &local, &contribution, terms, after)?;
             contributions.push((peer(who as u32), contribution));
         }
-        self.losses.extend(losses.iter().map(|loss| loss / self.trainees.len() as f64));
+        self.losses
+            .extend(losses.iter().map(|loss| loss / self.trainees.len() as f64));
         self.merge(round, terms, &contributions)?;
         let bytes: usize = contributions.iter().map(|(_, c)| c.bytes().len()).sum();
         let observed = Observed {
@@ -260,17 +268,14 @@ impl Loop<'_> {
         local
     }
 
-    fn merge(
-        &mut self,
-        round: Round,
-        terms: &Terms,
-        contributions: &[(PeerId, Contribution)],
-    ) -> Result<(), RunError> {
+    fn merge(&mut self, round: Round, terms: &Terms, contributions: &[(PeerId, Contribution)]) -> Result<(), RunError> {
         let inputs: Vec<(PeerId, Tokens, &Contribution)> = contributions
             .iter()
             .map(|(peer, contribution)| (*peer, Tokens(1), contribution))
             .collect();
-        let Some(first) = self.trainees.first() else { return Ok(()) };
+        let Some(first) = self.trainees.first() else {
+            return Ok(());
+        };
         let outer = first.replica.outer();
         let merged = replica::merged(outer, &inputs, &self.charter, &self.layout, (round, terms.steps))?;
         let roots = merged.roots();

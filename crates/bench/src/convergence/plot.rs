@@ -20,7 +20,10 @@ struct Axis {
 
 impl Axis {
     fn of(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
-        let (low, high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
+        let (low, high) = (
+            values.clone().fold(f64::INFINITY, f64::min),
+            values.fold(f64::NEG_INFINITY, f64::max),
+        );
         let room = ((high - low) * 0.06).max(1e-3);
         Self {
             low: low - room,
@@ -47,7 +50,11 @@ pub fn svg(rows: &[Row], column: &str) -> String {
     let best = finite.first().map_or(0.0, |(_, loss)| *loss);
     let median = finite.get(finite.len() / 2).map_or(0.0, |(_, loss)| *loss);
     let cut = best + 2.0 * (median - best).max(best * 0.01);
-    let far: Vec<&str> = finite.iter().filter(|(_, loss)| *loss > cut).map(|(row, _)| row.name.as_str()).collect();
+    let far: Vec<&str> = finite
+        .iter()
+        .filter(|(_, loss)| *loss > cut)
+        .map(|(row, _)| row.name.as_str())
+        .collect();
     finite.retain(|(_, loss)| *loss <= cut);
     let mut out = String::new();
     let (full_width, full_height) = (LEFT + WIDTH + 160.0, TOP + HEIGHT + 70.0);
@@ -56,7 +63,11 @@ pub fn svg(rows: &[Row], column: &str) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{full_width}\" height=\"{full_height}\" viewBox=\"0 0 {full_width} {full_height}\" font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"{full_width}\" height=\"{full_height}\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"24\" font-size=\"15\">Held-out loss against bytes, {}</text>",
         escaped(column)
     );
-    let x = Axis::of(finite.iter().map(|(row, _)| row.bytes_per_token.log10()), LEFT, LEFT + WIDTH);
+    let x = Axis::of(
+        finite.iter().map(|(row, _)| row.bytes_per_token.log10()),
+        LEFT,
+        LEFT + WIDTH,
+    );
     let y = Axis::of(finite.iter().map(|(_, loss)| *loss), TOP + HEIGHT, TOP);
     axes(&x, &y, &mut out);
     front(&finite, &x, &y, &mut out);
@@ -135,7 +146,10 @@ fn front(points: &[(&Row, f64)], x: &Axis, y: &Axis, out: &mut String) {
             let _ = write!(path, "{command}{:.1} {:.1}", x.place(bytes.log10()), y.place(loss));
         }
     }
-    let _ = writeln!(out, "<path d=\"{path}\" fill=\"none\" stroke=\"#009e73\" stroke-dasharray=\"5 4\"/>");
+    let _ = writeln!(
+        out,
+        "<path d=\"{path}\" fill=\"none\" stroke=\"#009e73\" stroke-dasharray=\"5 4\"/>"
+    );
 }
 
 fn points(points: &[(&Row, f64)], x: &Axis, y: &Axis, out: &mut String) {
@@ -146,7 +160,10 @@ fn points(points: &[(&Row, f64)], x: &Axis, y: &Axis, out: &mut String) {
         let colour = if ours { "#0072b2" } else { "#d55e00" };
         let (low, high) = (y.place(loss - row.spread), y.place(loss + row.spread));
         let mut label_y = at_y + 4.0;
-        while labels.iter().any(|(other_x, other_y)| (other_x - at_x).abs() < 150.0 && (other_y - label_y).abs() < LINE) {
+        while labels
+            .iter()
+            .any(|(other_x, other_y)| (other_x - at_x).abs() < 150.0 && (other_y - label_y).abs() < LINE)
+        {
             label_y -= LINE;
         }
         labels.push((at_x, label_y));

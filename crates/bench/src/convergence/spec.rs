@@ -171,7 +171,11 @@ impl Spec {
                 .ok_or_else(|| refuse("overlap", &self.overlap, "T in steps-T is at most the inner steps")),
             None if self.overlap == "none" => Ok(0),
             None if matches!(self.overlap.as_str(), "eager" | "round") => Ok(self.inner_steps),
-            _ => Err(refuse("overlap", &self.overlap, "none, steps-T, eager or round is allowed")),
+            _ => Err(refuse(
+                "overlap",
+                &self.overlap,
+                "none, steps-T, eager or round is allowed",
+            )),
         }
     }
 

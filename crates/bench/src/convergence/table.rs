@@ -89,7 +89,11 @@ fn row(arm: &Arm, best: &Best, reference: Option<f64>, target: Option<f64>) -> R
         bytes_per_parameter: over(&|result| {
             result.encoded as f64 / result.syncs.max(1) as f64 / result.parameters.max(1) as f64
         }),
-        codecs: best.results.first().map(|result| result.codecs.clone()).unwrap_or_default(),
+        codecs: best
+            .results
+            .first()
+            .map(|result| result.codecs.clone())
+            .unwrap_or_default(),
         setting: setting(spec),
         time: RHOS.map(time),
         utilisation: over(&|result| utilisation(spec, result, RHOS[3])),
@@ -139,7 +143,8 @@ pub fn markdown(rows: &[Row]) -> String {
 }
 
 fn line(row: &Row, out: &mut String) {
-    let or_none = |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |value| format!("{value:.digits$}"));
+    let or_none =
+        |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |value| format!("{value:.digits$}"));
     let loss = row
         .loss
         .map_or("diverged".to_string(), |loss| format!("{loss:.4} ± {:.4}", row.spread));
@@ -185,7 +190,10 @@ mod tests {
                 ..sample()
             };
             let grid = vec![spec(0.1, 1), spec(0.2, 1)];
-            for (at, loss) in [spec(0.1, 1), spec(0.2, 1), spec(0.2, 2), spec(0.2, 3)].iter().zip(losses) {
+            for (at, loss) in [spec(0.1, 1), spec(0.2, 1), spec(0.2, 2), spec(0.2, 3)]
+                .iter()
+                .zip(losses)
+            {
                 let result = RunResult {
                     loss,
                     ..RunResult::default()

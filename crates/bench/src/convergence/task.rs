@@ -25,7 +25,9 @@ pub enum TaskError {
     #[error(transparent)]
     Tokenizer(#[from] data::TokenizerError),
     /// Too little text.
-    #[error("the text gives {train} training rows and {held_out} held-out rows of {sequence} bytes; at least 1 of each is needed")]
+    #[error(
+        "the text gives {train} training rows and {held_out} held-out rows of {sequence} bytes; at least 1 of each is needed"
+    )]
     Short {
         /// Training rows.
         train: u64,

@@ -1,5 +1,6 @@
 //! `atoll bench`.
 
+mod all_reduce;
 mod codec;
 mod convergence;
 
@@ -22,11 +23,15 @@ enum What {
     Convergence(convergence::Arguments),
     /// How fast codecs encode, decode and merge
     Codec(codec::Arguments),
+    /// One node of per-step all-reduce, for `cargo xtask link-test`
+    #[command(hide = true)]
+    AllReduce(all_reduce::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.what {
         What::Convergence(arguments) => convergence::run(arguments),
         What::Codec(arguments) => codec::run(arguments),
+        What::AllReduce(arguments) => all_reduce::run(arguments),
     }
 }
