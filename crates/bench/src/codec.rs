@@ -65,8 +65,8 @@ pub struct Report {
 }
 
 /// Sums of four uniform integers: nearly normal.
-fn values(count: usize) -> Vec<f32> {
-    let mut state = 1u64;
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
     let mut next = || {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -124,13 +124,14 @@ pub fn measure(parameters: usize, runs: u32, mut told: impl FnMut(&str)) -> Resu
         parameters: matrix.len(),
         tensors: vec![matrix],
     };
-    let values = values(layout.parameters);
+    let all: Vec<Vec<f32>> = (1..=PEERS).map(|peer| values(layout.parameters, peer.into())).collect();
+    let values = &all[0];
     let mut copy = values.clone();
-    let ((), memcpy_gb_s) = best(runs, values.len() as f64 * 4e-9, || copy.copy_from_slice(&values));
+    let ((), memcpy_gb_s) = best(runs, values.len() as f64 * 4e-9, || copy.copy_from_slice(values));
     let mut measured = Vec::new();
     for (name, codec) in codecs() {
         told(name);
-        measured.push(row(name, &codec, &layout, &values, (runs, &mut copy))?);
+        measured.push(row(name, &codec, &layout, &all, (runs, &mut copy))?);
     }
     Ok(Report {
         codecs: measured,
@@ -144,9 +145,10 @@ fn row(
     name: &'static str,
     codec: &Codec,
     layout: &Layout,
-    values: &[f32],
+    all: &[Vec<f32>],
     (runs, copy): (u32, &mut [f32]),
 ) -> Result<Row, CodecError> {
+    let values = &all[0];
     let size = values.len() as f64 * 4e-9;
     let (blob, encode_gb_s) = best(runs, size, || encode(values, codec, layout, &Hash::ZERO));
     let blob = blob?;
@@ -155,7 +157,16 @@ fn row(
         Contribution::read(blob.clone(), layout, codec, &Hash::ZERO)
     });
     let read = read?;
-    let inputs: Vec<_> = (0..PEERS).map(|peer| (PeerId([peer; 32]), Tokens(1), &read)).collect();
+    // contributions of their own, so that a merge reads as much as a real one
+    let blobs = all.iter().map(|values| {
+        let blob = encode(values, codec, layout, &Hash::ZERO)?;
+        Ok(Contribution::read(blob, layout, codec, &Hash::ZERO)?)
+    });
+    let blobs = blobs.collect::<Result<Vec<_>, CodecError>>()?;
+    let peers = (0..PEERS).zip(&blobs);
+    let inputs: Vec<_> = peers
+        .map(|(peer, blob)| (PeerId([peer; 32]), Tokens(1), blob))
+        .collect();
     let (merged, decode_gb_s) = best(runs, size * f64::from(PEERS), || merge(layout, &inputs));
     merged?;
     let (decoded, decode_alone_gb_s) = best(runs, size, || read.decode_into(copy));

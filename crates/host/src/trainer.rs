@@ -19,13 +19,13 @@ use atoll_ledger::{
 };
 use atoll_node::Contribution as Done;
 use atoll_outer::{
-    Ahead as GoneAhead, Contribution, ErrorFeedback, OuterState, Pending, Replica, replica, theta_bytes,
+    Ahead as GoneAhead, Contribution, ErrorFeedback, OuterState, Pending, Replica, ReplicaError, replica, theta_bytes,
     theta_from_bytes,
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
     charter::{Codec, OuterOptimizer, Overlap},
-    transaction::{Ahead, AheadFrom, Reveal},
+    transaction::{Ahead, AheadFrom, Measured, Reveal},
 };
 use bytes::Bytes;
 use std::{
@@ -244,7 +244,7 @@ impl Trainer {
         match self.trained(round, share, terms, stop) {
             Ok(Some(done)) => self.report(Report::Trained(done)),
             Ok(None) => self.learner.restore(&started)?, // an abandoned round leaves no trace in the moments
-            Err(error) if error.downcast_ref::<LearnError>().is_some_and(is_numeric) => {
+            Err(error) if is_numeric(&error) => {
                 self.learner.restore(&started)?;
                 self.report(Report::Skipped(round, format!("this round is not trained: {error:#}")));
             }
@@ -261,7 +261,7 @@ impl Trainer {
         terms: &Terms,
         stop: &AtomicBool,
     ) -> anyhow::Result<Option<Done>> {
-        let early = self.come_back()?;
+        let early = self.come_back(terms)?;
         self.learner.write(self.replica.theta())?;
         let replica = HeldOut {
             replica: share.replica,
@@ -287,7 +287,10 @@ impl Trainer {
             tokens: Tokens(u64::from(terms.steps.0) * u64::from(rules.batch) * u64::from(rules.sequence)),
             train_loss: micro_nats(train_loss),
             held_out: micro_nats(held_out),
-            measured: encoded.measured,
+            measured: Measured {
+                step_micros: (self.travel.step_seconds * 1e6) as u32, // a cast saturates
+                ..encoded.measured
+            },
         };
         self.runtime.block_on(async {
             self.blobs.keep(&done.blob, &Keep::Own).await?;
@@ -297,7 +300,10 @@ impl Trainer {
         self.replica.set_pending(done.clone(), terms.codec.clone());
         self.save()?;
         let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
-        self.go_ahead(&local, &contribution, share, (round, terms))?;
+        match self.go_ahead(&local, &contribution, share, (round, terms)) {
+            Err(error) if is_numeric(&error) => self.ahead = None, // the next round begins from θ
+            begun => begun?,
+        }
         Ok(Some(done))
     }
 
@@ -419,7 +425,7 @@ impl Trainer {
                 self.ahead = Some(ahead);
                 Ok(())
             }
-            Err(error) if error.downcast_ref::<LearnError>().is_some_and(is_numeric) => Ok(()),
+            Err(error) if is_numeric(&error) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -432,9 +438,11 @@ impl Trainer {
     }
 
     /// What the steps taken ahead come to on the θ that there is now.
-    fn come_back(&mut self) -> anyhow::Result<Option<Early>> {
+    fn come_back(&mut self, terms: &Terms) -> anyhow::Result<Option<Early>> {
         self.travel.arrived();
-        let Some(ahead) = self.ahead.take().filter(|ahead| ahead.taken > 0) else {
+        // more steps than the round has fit into no contribution to it
+        let fits = |ahead: &Underway| (1..=terms.steps.0).contains(&ahead.taken);
+        let Some(ahead) = self.ahead.take().filter(fits) else {
             return Ok(None);
         };
         let local = ahead.aside.unwrap_or_else(|| self.learner.read());
@@ -609,8 +617,11 @@ impl Travel {
 }
 
 /// Whether an error says that the numbers, not the program or the disk, are bad.
-fn is_numeric(error: &LearnError) -> bool {
-    matches!(error, LearnError::NotFinite { .. })
+fn is_numeric(error: &anyhow::Error) -> bool {
+    let learner = error.downcast_ref::<LearnError>();
+    let replica = error.downcast_ref::<ReplicaError>();
+    learner.is_some_and(|error| matches!(error, LearnError::NotFinite { .. }))
+        || replica.is_some_and(ReplicaError::is_numeric)
 }
 
 /// Which replicas' held-out rows to read.

@@ -3,7 +3,8 @@
 use crate::{Checked, Committed, Event, Evidence, Peer, Phase, Refusal, Revealed, Roots, RoundState, Standing, State};
 use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{
-    Action, Domain, Hash, InnerSteps, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction, Verified,
+    Action, Domain, Hash, InnerSteps, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction,
+    Verified,
     charter::OuterOptimizer,
     limits::BLOB_BYTES_MAX,
     transaction::{Reveal, SignedTransaction, commitment},
@@ -196,7 +197,8 @@ impl State {
         let tokens = u64::from(reveal.steps.0).saturating_mul(per_step);
         let steps_max = self.round().terms.steps;
         let ahead = reveal.ahead.map_or(InnerSteps(0), |ahead| ahead.steps);
-        let possible = (1..=steps_max.0).contains(&reveal.steps.0) && reveal.tokens.0 == tokens && ahead <= reveal.steps;
+        let possible =
+            (1..=steps_max.0).contains(&reveal.steps.0) && reveal.tokens.0 == tokens && ahead <= reveal.steps;
         if !possible {
             return Err(Refusal::Work {
                 steps: reveal.steps,

@@ -81,10 +81,7 @@ pub struct Checked {
 impl Checked {
     /// Whether it has all blobs.
     fn is_full(&self) -> bool {
-        !self
-            .refused
-            .iter()
-            .any(|entry| entry.reason == CheckReason::Missing)
+        !self.refused.iter().any(|entry| entry.reason == CheckReason::Missing)
     }
 }
 

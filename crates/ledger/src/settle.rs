@@ -64,7 +64,7 @@ impl State {
         Observed {
             residual_milli: median(|measured| measured.residual_milli),
             rank_milli: median(|measured| measured.rank_milli),
-            training: pace.commit.last().map(|spread| spread.median),
+            training: Some(round.terms.length(median(|measured| measured.step_micros))).filter(|length| length.0 > 0),
             transfer: pace.check.last().map(|spread| spread.median),
         }
     }
@@ -270,8 +270,8 @@ impl State {
         let silent = |peer: &&PeerId| !round.roots.contains_key(*peer) && !self.is_excluded(peer);
         let silent = round.roster.iter().filter(|peer| silent(peer)).count();
         let hopeless = !round.roots.is_empty() && round.most_equal_roots() + silent < needed;
-        let late = self.phase_ends().is_some_and(|end| now >= end)
-            && round.roots.len() >= charter.quorum(round.roster.len());
+        let late =
+            self.phase_ends().is_some_and(|end| now >= end) && round.roots.len() >= charter.quorum(round.roster.len());
         if hopeless || late {
             self.record_pace();
             self.end(Outcome::RootsSplit, now, parent, events);

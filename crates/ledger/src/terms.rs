@@ -32,6 +32,8 @@ const DELIVERIES: u64 = 4;
 const RESIDUAL_MILLI_MAX: u32 = 6_000;
 /// Transfers of this part of the time of training are hidden by training on.
 const HIDDEN: u64 = 5;
+/// So many void rounds in a row make the next ones sparser.
+const VOIDS_MAX: u8 = 2;
 /// H is never less than this part of the charter's.
 const STEPS_PART_MIN: u32 = 4;
 
@@ -46,6 +48,8 @@ pub struct Terms {
     pub first_step: u64,
     /// Effective ranks of the last rounds, oldest first, where the codec follows them.
     ranks_milli: Vec<u32>,
+    /// Rounds in a row in which θ did not move.
+    voids: u8,
 }
 
 /// What a round showed; medians over the peers that were merged.
@@ -55,9 +59,9 @@ pub struct Observed {
     pub residual_milli: u32,
     /// Effective rank in thousandths.
     pub rank_milli: u32,
-    /// From the round's start to the commitment, if that is known.
+    /// Length of the round's inner steps, if that is known.
     pub training: Option<Millis>,
-    /// From the last reveal to the check, if that is known.
+    /// From the opening of the check phase to the checks, if that is known.
     pub transfer: Option<Millis>,
 }
 
@@ -69,6 +73,7 @@ impl Terms {
             steps: charter.round.inner_steps,
             first_step: 0,
             ranks_milli: Vec::new(),
+            voids: 0,
         };
         if let Compression::Auto { feedback } = charter.compression {
             terms.codec = on_rung(first_rung(charter.round.rounds), feedback);
@@ -76,12 +81,22 @@ impl Terms {
         terms
     }
 
+    /// How long a round takes whose steps take so long.
+    pub(crate) fn length(&self, step_micros: u32) -> Millis {
+        Millis(u64::from(self.steps.0) * u64::from(step_micros) / 1000)
+    }
+
     /// Those of the round after `round`, which had these. `observed` is nothing where θ did not move: the
-    /// codec stays then, since what was encoded may be sent again.
+    /// codec stays then, since what was encoded may be sent again; but blobs that do not arrive in
+    /// [`VOIDS_MAX`] rounds are too large.
     pub fn next(&self, charter: &Charter, round: Round, observed: Option<Observed>) -> Self {
         let mut next = self.clone();
         next.first_step = self.first_step.saturating_add(self.steps.0.into());
-        let Some(observed) = observed else { return next };
+        let Some(observed) = observed else {
+            next.after_void(charter);
+            return next;
+        };
+        next.voids = 0;
         match &charter.compression {
             Compression::Fixed(_) => {}
             Compression::Auto { feedback } => {
@@ -89,6 +104,7 @@ impl Terms {
                 let rung = next_rung(rung_of(&self.codec), (left, charter.round.rounds), &observed);
                 next.codec = on_rung(rung, *feedback);
             }
+            Compression::EffectiveRank { .. } if observed.rank_milli == 0 => {} // no matrix is worth it
             Compression::EffectiveRank { rank, window, feedback } => {
                 next.ranks_milli.push(observed.rank_milli);
                 let surplus = next.ranks_milli.len().saturating_sub(*window as usize);
@@ -107,6 +123,17 @@ impl Terms {
             }
         }
         next
+    }
+
+    fn after_void(&mut self, charter: &Charter) {
+        self.voids = self.voids.saturating_add(1);
+        if let Compression::Auto { feedback } = charter.compression
+            && self.voids >= VOIDS_MAX
+        {
+            let sparser = rung_of(&self.codec).saturating_add(1).min(KEPT.len() as u8);
+            self.codec = on_rung(sparser, feedback);
+            self.voids = 0;
+        }
     }
 }
 
@@ -156,8 +183,9 @@ fn next_rung(rung: u8, (left, rounds): (u32, u32), observed: &Observed) -> u8 {
             let wanted = if waits { hidden.saturating_sub(1) } else { hidden };
             (wanted, within(training, rung, transfer))
         }
-        _ if waits => (rung.saturating_sub(1), 0),
-        _ => (rung.saturating_add(1), 0),
+        (Some(_), None) => (rung, 0), // it was known, and is not this time
+        (None, _) if waits => (rung.saturating_sub(1), 0),
+        (None, _) => (rung.saturating_add(1), 0),
     };
     wanted.min(lowest(left, rounds)).clamp(densest, sparsest)
 }
@@ -196,9 +224,18 @@ mod tests {
     fn without_a_link_it_gets_sparser_and_dense_at_the_end() {
         let seen = run(100, |_| Observed::default());
         assert_eq!(seen[..5], [1024, 512, 256, 256, 256]);
-        assert_eq!(seen[84..], [256, 512, 512, 512, 512, 512, 512, 512, 512, 1024, 1024, 1024, 1024, 4096, 4096, 4096]);
+        assert_eq!(
+            seen[84..],
+            [
+                256, 512, 512, 512, 512, 512, 512, 512, 512, 1024, 1024, 1024, 1024, 4096, 4096, 4096
+            ]
+        );
         assert!(seen[2..].windows(2).all(|pair| pair[0] <= pair[1]), "{seen:?}");
-        assert_eq!(run(3, |_| Observed::default()), [4096; 3], "too short to deliver anything else");
+        assert_eq!(
+            run(3, |_| Observed::default()),
+            [4096; 3],
+            "too short to deliver anything else"
+        );
     }
 
     #[test]
@@ -228,19 +265,33 @@ mod tests {
             }
             rung_of(&terms.codec)
         };
-        let table = [(10, 0), (199, 0), (300, 1), (1_000, 2), (3_000, 4), (6_000, 6), (1_000_000, 6)];
+        let table = [
+            (10, 0),
+            (199, 0),
+            (300, 1),
+            (1_000, 2),
+            (3_000, 4),
+            (6_000, 6),
+            (1_000_000, 6),
+        ];
         for (times_milli, rung) in table {
             assert_eq!(link(times_milli), rung, "{times_milli}");
         }
     }
 
     #[test]
-    fn a_void_round_changes_nothing_but_the_schedule() {
+    fn a_void_round_changes_the_schedule_and_two_the_codec() {
         let charter = auto(100);
         let first = Terms::first(&charter);
         let next = first.next(&charter, Round(0), None);
         assert_eq!((&next.codec, next.steps), (&first.codec, first.steps));
         assert_eq!(next.first_step, u64::from(first.steps.0));
+        let later = next.next(&charter, Round(1), None);
+        assert_eq!(
+            rung_of(&later.codec),
+            rung_of(&first.codec) + 1,
+            "what does not arrive is too large"
+        );
     }
 
     #[test]
@@ -254,7 +305,14 @@ mod tests {
         };
         charter.round.inner_steps = InnerSteps(32);
         let mut terms = Terms::first(&charter);
-        let table = [(8_000, 8, 32), (3_500, 6, 24), (500, 2, 8), (0, 1, 8), (99_000, 8, 32)];
+        let table = [
+            (8_000, 8, 32),
+            (3_500, 6, 24),
+            (500, 2, 8),
+            (0, 2, 8),
+            (200, 1, 8),
+            (99_000, 8, 32),
+        ];
         for (round, (rank_milli, rank, steps)) in table.into_iter().enumerate() {
             let observed = Observed {
                 rank_milli,

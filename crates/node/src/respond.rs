@@ -7,7 +7,7 @@ use crate::{
 use alloc::{string::String, vec::Vec};
 use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Millis, PeerId, Refused, RefusedReplica, Round,
+    Action, CheckReason, Millis, PeerId, RefusedReplica, Round,
     transaction::{Reveal, commitment},
 };
 
@@ -322,8 +322,7 @@ impl Node {
         if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
             let merged = record.merged.iter().any(|entry| entry.peer == self.me);
             let moved = matches!(record.outcome, Outcome::Closed(_));
-            let unfit = |refused: &Refused| refused.peer == self.me && refused.reason != CheckReason::Missing;
-            if !merged && (moved || record.refused.iter().any(unfit)) {
+            if !merged && moved {
                 out.push(Effect::Restore(mine.round));
             }
         }

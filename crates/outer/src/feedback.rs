@@ -116,6 +116,7 @@ impl ErrorFeedback {
         Ok(Encoded {
             blob: contribution.bytes().to_vec(),
             measured: Measured {
+                step_micros: 0, // the trainer's
                 residual_milli: residual_milli(square(&self.e), given),
                 rank_milli,
             },

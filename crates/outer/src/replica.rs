@@ -12,6 +12,7 @@
 
 use crate::{
     blob::{BlobError, Contribution},
+    codec::EncodeError,
     feedback::{Encoded, ErrorFeedback, FeedbackError},
     merge::{MergeError, merge},
     step::{OuterRule, OuterState, StepError},
@@ -56,6 +57,21 @@ pub enum ReplicaError {
     /// A step to a θ that was not merged here.
     #[error("asked to advance to θ {}, which was not merged here", .0.short())]
     NotMerged(Hash),
+}
+
+impl ReplicaError {
+    /// Whether a value that is not finite is the reason: the numbers are bad, not the program or the disk.
+    pub fn is_numeric(&self) -> bool {
+        matches!(
+            self,
+            Self::Vector(VectorError::NonFinite { .. })
+                | Self::Feedback(
+                    FeedbackError::Vector(VectorError::NonFinite { .. })
+                        | FeedbackError::Encode(EncodeError::NonFinite { .. })
+                )
+                | Self::Step(StepError::NonFinite { .. } | StepError::Vector(VectorError::NonFinite { .. }))
+        )
+    }
 }
 
 /// A contribution whose round is not over.
@@ -110,7 +126,10 @@ pub fn merged(
 ) -> Result<OuterState, ReplicaError> {
     let delta = merge(layout, inputs)?;
     let mut next = outer.clone();
-    next.step(OuterRule::of(&charter.outer, round, steps, charter.round.inner_steps), &delta)?;
+    next.step(
+        OuterRule::of(&charter.outer, round, steps, charter.round.inner_steps),
+        &delta,
+    )?;
     Ok(next)
 }
 

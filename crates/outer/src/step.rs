@@ -211,7 +211,12 @@ mod tests {
             }
             f64::from(state.theta[0]) / f64::from(steps)
         };
-        assert!((moved(8) - moved(4)).abs() < 1e-3 * moved(8).abs(), "{} {}", moved(8), moved(4));
+        assert!(
+            (moved(8) - moved(4)).abs() < 1e-3 * moved(8).abs(),
+            "{} {}",
+            moved(8),
+            moved(4)
+        );
     }
 
     #[test]

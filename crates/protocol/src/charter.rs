@@ -480,7 +480,9 @@ impl OuterOptimizer {
     pub fn momentum_in(&self, round: Round) -> Option<Nano> {
         match self {
             Self::Sgd { .. } => None,
-            Self::Nesterov { momentum, warmup: 0, .. } => Some(*momentum),
+            Self::Nesterov {
+                momentum, warmup: 0, ..
+            } => Some(*momentum),
             Self::Nesterov { momentum, warmup, .. } => {
                 let (t, w) = (u64::from(round.0), u64::from(*warmup));
                 Some(Nano(t * Nano::ONE.0 / (t + w)).min(*momentum))
@@ -635,7 +637,14 @@ pub(crate) mod tests {
             momentum: Nano(900_000_000),
             warmup,
         };
-        let table = [(0, 0, 900), (10, 0, 0), (10, 10, 500), (10, 89, 898), (10, 90, 900), (10, u32::MAX, 900)];
+        let table = [
+            (0, 0, 900),
+            (10, 0, 0),
+            (10, 10, 500),
+            (10, 89, 898),
+            (10, 90, 900),
+            (10, u32::MAX, 900),
+        ];
         for (warmup, round, milli) in table {
             let nano = outer(warmup).momentum_in(Round(round)).expect("Nesterov");
             assert_eq!(nano.0 / 1_000_000, milli, "round {round}, warm-up {warmup}");

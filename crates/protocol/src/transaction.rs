@@ -110,13 +110,15 @@ pub enum AheadFrom {
     Theta,
 }
 
-/// What a peer measured while it encoded.
+/// What a peer measured while it trained and encoded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Measured {
     /// ‖e‖ / ‖δ‖ in thousandths, e being what the codec left.
     pub residual_milli: u32,
     /// Mean effective rank of the matrices in thousandths; 0 where the codec is not of low rank.
     pub rank_milli: u32,
+    /// Length of an inner step in microseconds; 0 where it is not known.
+    pub step_micros: u32,
 }
 
 /// One refused contribution.

@@ -14,7 +14,7 @@ use atoll_outer::{Contribution, OuterState};
 use atoll_protocol::{
     ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens,
     charter::Overlap,
-    transaction::{Ahead, AheadFrom, Reveal},
+    transaction::{Ahead, AheadFrom, Measured, Reveal},
 };
 use std::sync::Arc;
 
@@ -221,6 +221,8 @@ impl World {
     /// H steps are done: encodes the contribution and writes its blob.
     fn trained(&mut self, node: u32, round: Round, share: Share, terms: Terms) {
         let malformed = self.peers[node as usize].fault(Deed::Malformed, round);
+        let peer = &self.peers[node as usize];
+        let step = peer.profile.step.times(peer.slow.training);
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return;
         };
@@ -254,7 +256,10 @@ impl World {
             tokens: Tokens(tokens),
             train_loss: micro_nats(trained.train_loss),
             held_out: micro_nats(trained.held_out),
-            measured,
+            measured: Measured {
+                step_micros: u32::try_from(step.0).unwrap_or(u32::MAX),
+                ..measured
+            },
         };
         life.replica.set_pending(reveal, terms.codec.clone());
         let (layout, codec) = (self.layout.clone(), terms.codec.clone());
@@ -287,7 +292,9 @@ impl World {
         };
         let contribution = self.blobs.get(blob).read.as_ref().ok()?;
         let life = self.peers[node as usize].life.as_ref()?;
-        let from = life.replica.go_ahead(from, weights, contribution, share.replicas as usize);
+        let from = life
+            .replica
+            .go_ahead(from, weights, contribution, share.replicas as usize);
         Some(GoneAhead {
             from: from.ok()?,
             share: share.clone(),

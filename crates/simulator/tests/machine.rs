@@ -266,7 +266,10 @@ fn steps_taken_ahead_shorten_rounds_and_still_learn() {
         let [with, without] = [&ahead, &waiting].map(|report| report.virtual_time.0 as f64);
         assert!(with < 0.8 * without, "{overlap}: {with} and {without} µs");
         let [with, without] = [&ahead, &waiting].map(|report| report.losses.1 / report.losses.0);
-        assert!(with < 2.0 * without + 0.05, "{overlap}: loss falls to {with}, waiting to {without}");
+        assert!(
+            with < 2.0 * without + 0.05,
+            "{overlap}: loss falls to {with}, waiting to {without}"
+        );
     }
 }
 
@@ -279,7 +282,11 @@ fn the_ledger_chooses_codecs_by_what_links_carry() {
         scenario.rules.deadlines_ms[2] = 20_000;
         scenario.link.up_kbit = [up_kbit, up_kbit];
         let report = well(&scenario, 1);
-        report.records.iter().map(|record| record.terms.codec.clone()).collect::<Vec<_>>()
+        report
+            .records
+            .iter()
+            .map(|record| record.terms.codec.clone())
+            .collect::<Vec<_>>()
     };
     let int4 = |codec: &Codec| matches!(codec, Codec::Int4 { .. });
     assert!(codecs(100_000)[1..].iter().all(int4), "a fast link loses nothing");
@@ -289,7 +296,10 @@ fn the_ledger_chooses_codecs_by_what_links_carry() {
         _ => 4096,
     };
     assert!(kept(&slow[2]) <= 1024, "{slow:?}");
-    assert!(kept(&slow[7]) >= kept(&slow[2]), "the end delivers what waited: {slow:?}");
+    assert!(
+        kept(&slow[7]) >= kept(&slow[2]),
+        "the end delivers what waited: {slow:?}"
+    );
 }
 
 #[test]

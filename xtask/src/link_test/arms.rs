@@ -332,7 +332,7 @@ impl Node {
             return;
         }
         match event["event"].as_str() {
-            Some("step" | "step_ahead") => {
+            Some("step") => {
                 let seconds = event["seconds"].as_f64().unwrap_or_default().max(0.0);
                 let began = at.checked_sub(Duration::from_secs_f64(seconds)).unwrap_or(at);
                 self.first.get_or_insert(began);
@@ -443,7 +443,7 @@ mod tests {
             (1.0, json!({ "event": "started" })),
             (6.0, json!({ "event": "step", "seconds": 1.0 })),
             (7.0, round(0, "closed")),
-            (8.0, json!({ "event": "step_ahead", "seconds": 0.5 })),
+            (8.0, json!({ "event": "step", "ahead": true, "seconds": 0.5 })),
             (8.0, json!({ "event": "trained" })),
             (10.0, round(1, "void: nobody revealed in time")),
             (11.0, json!({ "event": "step", "seconds": 0.5 })), // after the end

@@ -1,7 +1,8 @@
 //! Which arms there are, and what each preset runs.
 //!
-//! Within a column all arms read the same tokens in the same order. Grids are small and of the same size for
-//! all: two learning rates, on the first seed.
+//! Within a column all arms read the same tokens in the same order. Grids are small, over learning rates, on
+//! the first seed: three for what everybody is measured against, two for the others. Our outer momentum was
+//! chosen on shorter runs of another length.
 
 use super::{
     campaign::{Arm, Campaign},
@@ -20,7 +21,7 @@ pub enum Preset {
 }
 
 /// A method with its fixed settings; the grid is over learning rates.
-struct Method_ {
+struct Setting {
     name: &'static str,
     method: Method,
     inner: &'static str,
@@ -39,7 +40,7 @@ const DILOCO: (f64, f64, u32) = (0.7, 0.9, 0);
 const PLAIN: (f64, f64, u32) = (1.0, 0.0, 0);
 const OURS: (f64, f64, u32) = (1.0, 0.8, 10);
 
-const ALL_REDUCE: Method_ = Method_ {
+const ALL_REDUCE: Setting = Setting {
     name: "all-reduce",
     method: Method::AllReduce,
     inner: "adamw",
@@ -58,8 +59,8 @@ const fn outer_loop(
     codec: &'static str,
     feedback: f64,
     overlap: &'static str,
-) -> Method_ {
-    Method_ {
+) -> Setting {
+    Setting {
         name,
         method: Method::OuterLoop,
         rates: &[1.0, 2.0],
@@ -71,8 +72,8 @@ const fn outer_loop(
     }
 }
 
-const fn muon(name: &'static str, of: Method_) -> Method_ {
-    Method_ {
+const fn muon(name: &'static str, of: Setting) -> Setting {
+    Setting {
         name,
         inner: "muon",
         rates: &[2.0, 4.0],
@@ -81,15 +82,15 @@ const fn muon(name: &'static str, of: Method_) -> Method_ {
 }
 
 /// What everybody compares with.
-const OTHERS: [Method_; 8] = [
+const OTHERS: [Setting; 8] = [
     ALL_REDUCE,
-    Method_ {
+    Setting {
         name: "cocktail-sgd",
         method: Method::Cocktail,
         ..ALL_REDUCE
     },
     outer_loop("diloco", DILOCO, "dense", 0.0, "none"),
-    Method_ {
+    Setting {
         longer: 5,
         ..outer_loop("open-diloco", DILOCO, "fp16", 0.0, "none")
     },
@@ -100,7 +101,7 @@ const OTHERS: [Method_; 8] = [
 ];
 
 /// Fixed settings of ours, and what chooses among them.
-const OURS_FIXED: [Method_; 8] = [
+const OURS_FIXED: [Setting; 8] = [
     outer_loop("atoll dense", OURS, "dense", 0.0, "none"),
     outer_loop("atoll int8", OURS, "int8", 1.0, "none"),
     outer_loop("atoll int4", OURS, "int4", 1.0, "none"),
@@ -111,10 +112,18 @@ const OURS_FIXED: [Method_; 8] = [
     outer_loop("atoll lowrank-16", OURS, "lowrank-16", 1.0, "none"),
 ];
 
-const OURS_AUTO: [Method_; 6] = [
+const OURS_AUTO: [Setting; 8] = [
     outer_loop("atoll auto", OURS, "auto", 1.0, "none"),
     outer_loop("atoll auto, steps", OURS, "auto", 1.0, "steps-5"),
     outer_loop("atoll auto, eager", OURS, "auto", 1.0, "eager"),
+    Setting {
+        rho: 100.0,
+        ..outer_loop("atoll auto, steps, links of ρ = 100", OURS, "auto", 1.0, "steps-5")
+    },
+    Setting {
+        rho: 357.0,
+        ..outer_loop("atoll auto, steps, links of ρ = 357", OURS, "auto", 1.0, "steps-5")
+    },
     muon("atoll dense, muon", outer_loop("", OURS, "dense", 0.0, "none")),
     muon("atoll auto, muon", outer_loop("", OURS, "auto", 1.0, "none")),
     muon("atoll auto, muon, steps", outer_loop("", OURS, "auto", 1.0, "steps-5")),
@@ -157,7 +166,7 @@ impl Column {
         format!("{size} parameters, N = {replicas}, {rounds} rounds of {inner_steps} steps")
     }
 
-    fn arm(&self, method: &Method_) -> Arm {
+    fn arm(&self, method: &Setting) -> Arm {
         let spec = |rate: &f64| Spec {
             arm: method.name.into(),
             size: self.size.into(),
@@ -187,7 +196,7 @@ impl Column {
 
     fn arms<'a>(&'a self, main: bool) -> impl Iterator<Item = Arm> + 'a {
         let all = OTHERS.iter().chain(&OURS_FIXED).chain(&OURS_AUTO);
-        let wanted = move |method: &&Method_| !main || MAIN.contains(&method.name);
+        let wanted = move |method: &&Setting| !main || MAIN.contains(&method.name);
         all.filter(wanted).map(|method| self.arm(method))
     }
 }

@@ -2,15 +2,13 @@
 
 use super::{
     RunError,
-    outer_loop::tail_mean,
+    outer_loop::{POINTS, tail_mean},
     spec::{Point, RunResult, Spec},
     task::{Rows, Task},
 };
 use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_protocol::{Charter, Layout};
 
-/// Evaluations on the way.
-const POINTS: u64 = 25;
 /// CocktailSGD: the share of coordinates drawn by chance in each step, the same for all replicas.
 const DRAWN_IN: u64 = 10;
 /// And the share of those that is kept, the largest.
@@ -75,7 +73,7 @@ impl<'a> Run<'a> {
                 return Err(RunError::Stopped);
             }
             if at * POINTS >= next_point * total {
-                self.point(at, false)?;
+                self.point(at)?;
                 next_point += 1;
             }
             let rate = learning_rate(&self.charter.inner, at, total);
@@ -83,13 +81,13 @@ impl<'a> Run<'a> {
             self.losses.push(loss);
             self.done.encoded += bytes;
         }
-        self.done.loss = self.point(total, true)?;
+        self.done.loss = self.point(total)?;
         self.done.train_loss = tail_mean(&self.losses);
         Ok(self.done)
     }
 
-    fn point(&mut self, step: u64, end: bool) -> Result<f64, RunError> {
-        let loss = self.task.held_out(&mut self.learner, self.spec.sequence, end)?;
+    fn point(&mut self, step: u64) -> Result<f64, RunError> {
+        let loss = self.task.held_out(&mut self.learner, self.spec.sequence)?;
         let encoded = self.done.encoded;
         self.done.curve.push(Point { step, encoded, loss });
         Ok(loss)

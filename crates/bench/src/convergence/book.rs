@@ -14,7 +14,7 @@ use std::{
 use thiserror::Error;
 
 /// Raised whenever the same spec gives another result: older lines are of another method then.
-const RESULTS_VERSION: u32 = 1;
+const RESULTS_VERSION: u32 = 2;
 
 /// Why results cannot be read or written.
 #[derive(Debug, Error)]

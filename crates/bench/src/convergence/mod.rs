@@ -66,6 +66,7 @@ pub fn run(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sync)) -> Result
     };
     match done {
         Err(RunError::Learn(atoll_learner::LearnError::NotFinite { .. })) => Ok(RunResult::diverged()),
+        Err(RunError::Replica(error)) if error.is_numeric() => Ok(RunResult::diverged()),
         other => other,
     }
 }

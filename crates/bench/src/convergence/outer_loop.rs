@@ -17,7 +17,7 @@ use atoll_protocol::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Evaluations on the way.
-const POINTS: u64 = 25;
+pub(super) const POINTS: u64 = 25;
 
 /// One replica and its learner.
 struct Trainee {
@@ -118,8 +118,7 @@ impl Loop<'_> {
             residuals += f64::from(observed.residual_milli) / 1e3;
             terms = terms.next(&self.charter, Round(number), Some(observed));
         }
-        let mut last = self.point(total, done.encoded)?;
-        last.loss = self.held_out(true)?;
+        let last = self.point(total, done.encoded)?;
         done.curve.push(last);
         done.loss = last.loss;
         done.tokens = total * u64::from(self.spec.batch) * u64::from(self.spec.sequence);
@@ -129,16 +128,16 @@ impl Loop<'_> {
         Ok(done)
     }
 
-    fn held_out(&mut self, end: bool) -> Result<f64, RunError> {
+    fn held_out(&mut self) -> Result<f64, RunError> {
         let Some(first) = self.trainees.first_mut() else {
             return Ok(f64::INFINITY);
         };
         first.learner.write(first.replica.theta())?;
-        Ok(self.task.held_out(&mut first.learner, self.spec.sequence, end)?)
+        Ok(self.task.held_out(&mut first.learner, self.spec.sequence)?)
     }
 
     fn point(&mut self, step: u64, encoded: u64) -> Result<Point, RunError> {
-        let loss = self.held_out(false)?;
+        let loss = self.held_out()?;
         Ok(Point { step, encoded, loss })
     }
 
@@ -195,7 +194,9 @@ impl Loop<'_> {
     /// The rest of the round's H steps; w. `losses` gets the loss before each step.
     fn inner_steps(&mut self, who: usize, terms: &Terms, losses: &mut [f64]) -> Result<Vec<f32>, RunError> {
         let trainee = &mut self.trainees[who];
-        let (begin, early) = match trainee.ahead.take() {
+        // more steps than the round has fit into no contribution to it
+        let fits = |taken: &Taken| taken.losses.len() <= terms.steps.0 as usize;
+        let (begin, early) = match trainee.ahead.take().filter(fits) {
             Some(taken) => (trainee.replica.come_back(&taken.from, &taken.local)?, taken.losses),
             None => (trainee.replica.theta().to_vec(), Vec::new()),
         };

@@ -56,24 +56,29 @@ pub fn rows(campaign: &Campaign, book: &Book) -> Vec<Row> {
         .collect();
     let of = |column: &str, name: &str| {
         let found = done.iter().find(|(arm, _)| arm.column == column && arm.name() == name);
-        found.map(|(_, best)| best.loss()).filter(|loss| loss.is_finite())
+        found.map(|(_, best)| best)
     };
     done.iter()
-        .map(|(arm, best)| row(arm, best, of(&arm.column, REFERENCE), of(&arm.column, TARGET)))
+        .map(|(arm, best)| {
+            let reference = of(&arm.column, REFERENCE)
+                .map(Best::loss)
+                .filter(|loss| loss.is_finite());
+            row(arm, best, reference, of(&arm.column, TARGET))
+        })
         .collect()
 }
 
-fn row(arm: &Arm, best: &Best, reference: Option<f64>, target: Option<f64>) -> Row {
+fn row(arm: &Arm, best: &Best, reference: Option<f64>, target: Option<&Best>) -> Row {
     let (spec, loss) = (&best.spec, best.loss());
     let finite = |loss: f64| loss.is_finite().then_some(loss);
     let losses = || best.results.iter().map(|result| result.loss);
     let range = losses().fold(f64::NEG_INFINITY, f64::max) - losses().fold(f64::INFINITY, f64::min);
     let over = |of: &dyn Fn(&super::RunResult) -> f64| mean(best.results.iter().map(of));
-    let time = |rho: f64| {
-        let times: Option<Vec<f64>> = best
-            .results
-            .iter()
-            .map(|result| time_to(spec, result, rho, target?))
+    let time = |rho: f64| -> Option<f64> {
+        // against the same seed of the other arm: each has a loss of its own
+        let pairs = best.results.iter().zip(&target?.results);
+        let times: Option<Vec<f64>> = pairs
+            .map(|(result, target)| time_to(spec, result, rho, target.loss))
             .collect();
         times.map(|times| mean(times.into_iter()))
     };

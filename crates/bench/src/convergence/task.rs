@@ -8,10 +8,8 @@ use atoll_ledger::assign::{Purpose, Share};
 use atoll_protocol::Hash;
 use thiserror::Error;
 
-/// Held-out rows evaluated on the way.
-const ROWS_ON_THE_WAY: u64 = 32;
-/// And at the end.
-const ROWS_AT_THE_END: u64 = 256;
+/// Held-out rows: the same on the way and at the end, so that a time to a loss compares like with like.
+const HELD_OUT_ROWS: u64 = 96;
 /// Rows evaluated at a time.
 const ROWS_AT_A_TIME: usize = 8;
 
@@ -119,11 +117,10 @@ impl Task {
     }
 
     /// Held-out loss of the learner's parameters on the same rows for every run, nats per token.
-    pub(super) fn held_out(&self, learner: &mut BurnLearner, sequence: u32, end: bool) -> Result<f64, LearnError> {
-        let most = if end { ROWS_AT_THE_END } else { ROWS_ON_THE_WAY };
+    pub(super) fn held_out(&self, learner: &mut BurnLearner, sequence: u32) -> Result<f64, LearnError> {
         let all = self.dataset.rows(Split::HeldOut, sequence);
-        let step = (all / most).max(1);
-        let rows: Vec<u64> = (0..all.min(most)).map(|row| row * step).collect();
+        let step = (all / HELD_OUT_ROWS).max(1);
+        let rows: Vec<u64> = (0..all.min(HELD_OUT_ROWS)).map(|row| row * step).collect();
         let (mut nats, mut tokens) = (0.0, 0);
         for rows in rows.chunks(ROWS_AT_A_TIME) {
             let batch = self.dataset.batch(Split::HeldOut, rows, sequence);

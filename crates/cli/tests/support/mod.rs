@@ -249,7 +249,7 @@ impl Running {
 
     /// What to tell when a wait was in vain.
     fn told(&self) -> String {
-        let quiet = ["traffic", "step", "step_ahead"].map(Value::from);
+        let quiet = ["traffic", "step"].map(Value::from);
         let last: Vec<_> = self
             .seen
             .iter()
