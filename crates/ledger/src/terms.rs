@@ -8,7 +8,8 @@
 //!   that the end delivers what waited.
 //! - Where it is known how long blobs travel, it takes the densest rung whose transfer is hidden behind a
 //!   [`HIDDEN`]-th of the time of training; fast links lose nothing to compression, slow ones do not wait.
-//!   Denser rungs, for either of the other reasons, only as long as a transfer takes no longer than training.
+//!   The last rounds are not denser than 1024 of 4096 where four bits a value would travel for longer than a
+//!   round trains.
 //! - ‖e‖ / ‖δ‖ says how many rounds of work wait to be sent. Above [`RESIDUAL_MILLI_MAX`] the next round is one
 //!   rung denser; below, where nothing is known of links, one sparser.
 //!
@@ -187,7 +188,9 @@ fn next_rung(rung: u8, (left, rounds): (u32, u32), observed: &Observed) -> u8 {
         (None, _) if waits => (rung.saturating_sub(1), 0),
         (None, _) => (rung.saturating_add(1), 0),
     };
-    wanted.min(lowest(left, rounds)).clamp(densest, sparsest)
+    // blobs that travel for longer than a round trains cost more than what the last rounds would still deliver
+    let floor = lowest(left, rounds).max(densest.min(1));
+    wanted.min(floor).min(sparsest)
 }
 
 #[cfg(test)]
@@ -246,6 +249,15 @@ mod tests {
         };
         let seen = run(1000, waits);
         assert_eq!(seen[20..25], [32, 32, 64, 128, 256]);
+        let latency = |_| Observed {
+            training: Some(Millis(1_000)),
+            transfer: Some(Millis(900)),
+            ..Observed::default()
+        };
+        assert!(
+            run(100, latency).iter().all(|kept| *kept >= 256),
+            "a line that is slow whatever it carries"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What always holds. Each check looks at what just happened; what takes long is looked at once a second.
 
-use crate::{clock::Micros, order::Order, rounds::Rounds, scenario::Deed, world::World};
+use crate::{clock::Micros, order::Order, peer::Fault, rounds::Rounds, scenario::Deed, world::World};
 use atoll_ledger::{Applied, Event, Outcome, Phase, RoundRecord, Standing, State};
 use atoll_node::Effect;
 use atoll_protocol::{Action, Block, CheckReason, Hash, PeerId};
@@ -127,10 +127,10 @@ impl World {
     fn check_refusals(&mut self, record: &RoundRecord) {
         for refused in &record.refused {
             let node = self.node_of(&refused.peer);
-            let faulty = self
-                .peers
-                .get(node as usize)
-                .is_some_and(|peer| peer.is_faulty(Deed::Malformed, record.round));
+            // what was malformed in a void round is sent again in the next
+            let faults = self.peers.get(node as usize).map(|peer| &peer.faults);
+            let until = |fault: &Fault| fault.deed == Deed::Malformed && fault.round <= record.round;
+            let faulty = faults.is_some_and(|faults| faults.iter().any(until));
             if refused.reason != CheckReason::Missing && !faulty {
                 let (round, reason) = (record.round, refused.reason);
                 self.violated("honest-refused", format!("round {round} refuses node {node}: {reason}"));

@@ -118,11 +118,11 @@ const OURS_AUTO: [Setting; 8] = [
     outer_loop("atoll auto, eager", OURS, "auto", 1.0, "eager"),
     Setting {
         rho: 100.0,
-        ..outer_loop("atoll auto, steps, links of ρ = 100", OURS, "auto", 1.0, "steps-5")
+        ..outer_loop("atoll auto, steps, links of ρ = 100", OURS, "auto", 1.0, "steps-15")
     },
     Setting {
         rho: 357.0,
-        ..outer_loop("atoll auto, steps, links of ρ = 357", OURS, "auto", 1.0, "steps-5")
+        ..outer_loop("atoll auto, steps, links of ρ = 357", OURS, "auto", 1.0, "steps-15")
     },
     muon("atoll dense, muon", outer_loop("", OURS, "dense", 0.0, "none")),
     muon("atoll auto, muon", outer_loop("", OURS, "auto", 1.0, "none")),
