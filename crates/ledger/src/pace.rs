@@ -1,7 +1,8 @@
 //! How long the phases of a round may last, learned from how long peers needed.
 //!
 //! Of every phase that reached a quorum the ledger keeps the median of the peers' delays and the median
-//! deviation from it (MAD): neither moves by what fewer than half of the peers do. The limit of the next such
+//! deviation from it (MAD). Peers can move it within limits: a phase is held to have succeeded when a quorum
+//! spoke, whatever it said, and one blob that is withheld keeps all checks from being full. The limit of the next such
 //! phase is the middle of `median + k · MAD` over the last rounds, at least a quarter above the median, never
 //! below what clocks may be apart, never above the charter's. A phase that ends without a quorum says that
 //! the limit is too short for the network as it is: its record is dropped, and the charter's limit holds
