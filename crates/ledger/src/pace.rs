@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_minority_moves_nothing() {
-        let table: [(&[u64], usize, Option<(u64, u64)>); 6] = [
+        type Row = (&'static [u64], usize, Option<(u64, u64)>);
+        let table: [Row; 6] = [
             (&[10, 11, 12, 13, 9_000], 5, Some((12, 1))),
             (&[10, 11, 12, 13], 5, Some((12, 1))),
             (&[10, 11, 12], 5, Some((12, 2))),

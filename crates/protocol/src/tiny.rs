@@ -9,7 +9,7 @@ use crate::{
 };
 use alloc::string::String;
 
-/// A valid charter of `members`, in any order: three rounds of four steps of a model of 252 parameters.
+/// A valid charter of `members`, in any order: three rounds of four steps of a model of 236 parameters.
 pub fn tiny_charter(members: impl IntoIterator<Item = (String, PeerId)>) -> Charter {
     let member = |(name, key)| Member { name, key };
     let mut members: alloc::vec::Vec<Member> = members.into_iter().map(member).collect();
@@ -91,6 +91,6 @@ mod tests {
     fn it_is_valid_and_as_small_as_it_says() {
         let charter = tiny_charter([2, 1].map(|key| (key.to_string(), PeerId([key; 32]))));
         assert_eq!(charter.validate(), Ok(()));
-        assert_eq!(crate::layout::parameters(&charter.model), Some(252));
+        assert_eq!(crate::layout::parameters(&charter.model), Some(236));
     }
 }

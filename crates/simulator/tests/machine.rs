@@ -268,10 +268,7 @@ fn steps_taken_ahead_shorten_rounds_and_still_learn() {
         let [with, without] = [&ahead, &waiting].map(|report| report.losses.1 / report.losses.0);
         // a whole round's delay at a full outer rate costs much, and is known to
         let most = if overlap == "round" { 0.5 } else { 2.0 * without + 0.05 };
-        assert!(
-            with < most,
-            "{overlap}: loss falls to {with}, waiting to {without}"
-        );
+        assert!(with < most, "{overlap}: loss falls to {with}, waiting to {without}");
     }
 }
 
