@@ -4,7 +4,7 @@
 use crate::trainer::Report;
 use atoll_ledger::{Event, Outcome, RoundRecord};
 use atoll_node::Notice;
-use atoll_protocol::{Charter, MicroNats, PeerId, charter::Codec};
+use atoll_protocol::{Charter, MicroNats, PeerId};
 use serde_json::{Value, json};
 
 /// Nats per token of a loss as the ledger writes it.
@@ -14,17 +14,6 @@ pub fn nats(loss: MicroNats) -> f64 {
 
 fn names(charter: &Charter, peers: &[PeerId]) -> Vec<String> {
     peers.iter().map(|peer| charter.name_of(peer)).collect()
-}
-
-/// A codec in one word.
-pub fn codec(codec: &Codec) -> String {
-    match codec {
-        Codec::Dense => "dense".into(),
-        Codec::Int8 { .. } => "int8".into(),
-        Codec::Int4 { .. } => "int4".into(),
-        Codec::Sparse { k, .. } => format!("sparse-{k}"),
-        Codec::LowRank { rank, .. } => format!("lowrank-{rank}"),
-    }
 }
 
 /// A round that is over, for people: the same object in logs, `status` and `audit`.
@@ -57,7 +46,7 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
         "outcome": outcome,
         "theta": theta,
         "time_ms": record.closed_at.0,
-        "codec": codec(&record.terms.codec),
+        "codec": record.terms.codec.to_string(),
         "inner_steps": record.terms.steps.0,
         "train_loss": nats(record.train_loss),
         "held_out_before": nats(record.held_out),

@@ -89,7 +89,7 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
         "phase_ends_ms": state.phase_ends().map(|at| at.0),
         "pace": pace(charter, state),
         "inner_steps": round.terms.steps.0,
-        "codec": report::codec(&round.terms.codec),
+        "codec": round.terms.codec.to_string(),
         "roster": round.roster.len(),
         "committed": round.commits.len(),
         "revealed": round.reveals.len(),

@@ -136,8 +136,8 @@ pub trait Learner: Send {
 #[cfg(test)]
 pub(crate) mod tests {
     use atoll_protocol::{
-        Hash, InnerSteps, Nano,
-        charter::{InnerOptimizer, Matrices, Model},
+        Hash, Nano,
+        charter::{InnerOptimizer, Model},
     };
 
     /// Small enough for finite differences, with grouped queries.
@@ -160,16 +160,6 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn inner() -> InnerOptimizer {
-        InnerOptimizer {
-            lr: Nano(3_000_000),
-            lr_min_ratio: Nano(100_000_000),
-            warmup: InnerSteps(2),
-            weight_decay: Nano(100_000_000),
-            beta1: Nano(900_000_000),
-            beta2: Nano(950_000_000),
-            eps: Nano(10),
-            clip: Nano::ONE,
-            matrices: Matrices::AdamW,
-        }
+        atoll_protocol::tiny_charter([]).inner
     }
 }

@@ -13,6 +13,7 @@ use alloc::{
     vec::Vec,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
+use core::fmt;
 use thiserror::Error;
 
 /// The only version there is.
@@ -520,6 +521,19 @@ impl Compression {
         match self {
             Self::EffectiveRank { window, .. } => within("codec.window", (*window).into(), 1, 64),
             Self::Fixed(_) | Self::Auto { .. } => Ok(()),
+        }
+    }
+}
+
+/// In one word, with its parameter: `sparse-64`.
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense => f.write_str("dense"),
+            Self::Int8 { .. } => f.write_str("int8"),
+            Self::Int4 { .. } => f.write_str("int4"),
+            Self::Sparse { k, .. } => write!(f, "sparse-{k}"),
+            Self::LowRank { rank, .. } => write!(f, "lowrank-{rank}"),
         }
     }
 }

@@ -8,8 +8,9 @@ use atoll_learner::{
 };
 use atoll_ledger::assign::{Purpose, Share};
 use atoll_protocol::{
-    Charter, InnerSteps, Nano,
-    charter::{InnerOptimizer, Matrices, Model},
+    Charter, Nano,
+    charter::{InnerOptimizer, Model},
+    tiny_charter,
 };
 use std::{ops::Range, path::Path, rc::Rc, sync::Arc};
 use thiserror::Error;
@@ -104,14 +105,7 @@ impl Task for Text {
         charter.round.sequence = SEQUENCE;
         charter.inner = InnerOptimizer {
             lr: Nano(6_000_000),
-            lr_min_ratio: Nano(100_000_000),
-            warmup: InnerSteps(2),
-            weight_decay: Nano(100_000_000),
-            beta1: Nano(900_000_000),
-            beta2: Nano(950_000_000),
-            eps: Nano(10),
-            clip: Nano::ONE,
-            matrices: Matrices::AdamW,
+            ..tiny_charter([]).inner
         };
     }
 

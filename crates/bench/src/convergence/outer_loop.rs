@@ -76,16 +76,6 @@ fn trainees(charter: &Arc<Charter>, layout: &Arc<Layout>) -> Result<Vec<Trainee>
     charter.members.iter().map(trainee).collect()
 }
 
-fn name_of(codec: &Codec) -> String {
-    match codec {
-        Codec::Dense => "dense".into(),
-        Codec::Int8 { .. } => "int8".into(),
-        Codec::Int4 { .. } => "int4".into(),
-        Codec::Sparse { k, .. } => format!("sparse-{k}"),
-        Codec::LowRank { rank, .. } => format!("lowrank-{rank}"),
-    }
-}
-
 fn median(mut values: Vec<u32>) -> u32 {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or(0)
@@ -122,7 +112,10 @@ impl Loop<'_> {
         done.curve.push(last);
         done.loss = last.loss;
         done.tokens = total * u64::from(self.spec.batch) * u64::from(self.spec.sequence);
-        done.codecs = codecs.iter().map(|(codec, rounds)| (name_of(codec), *rounds)).collect();
+        done.codecs = codecs
+            .iter()
+            .map(|(codec, rounds)| (codec.to_string(), *rounds))
+            .collect();
         done.residual = residuals / done.syncs.max(1) as f64;
         done.train_loss = tail_mean(&self.losses);
         Ok(done)
