@@ -64,6 +64,7 @@ pub fn signed(who: usize, action: Action) -> SignedTransaction {
 fn reveal(state: &State, who: usize) -> Reveal {
     Reveal {
         round: state.round().number,
+        trained: state.round().number,
         blob: Hash([who as u8; 32]),
         bytes: ByteCount(100),
         steps: InnerSteps(4),

@@ -28,6 +28,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What peers needed for each phase of late, and how long it may last.
+fn phases(pace: &Value) -> String {
+    let seconds = |of: &Value| of.as_f64().map_or("?".into(), |ms| format!("{:.1}", ms / 1000.0));
+    let phase = |name: &str| {
+        let phase = &pace[name];
+        let limit = match phase["limit_ms"].is_number() {
+            true => format!(", at most {} s", seconds(&phase["limit_ms"])),
+            false => String::new(),
+        };
+        format!("{name} {} s{limit}", seconds(&phase["median_ms"]))
+    };
+    ["commit", "reveal", "check"].map(phase).join("; ")
+}
+
 fn print(value: &Value) {
     let text = |key: &str| value[key].as_str().unwrap_or("-").to_string();
     println!("{}  (genesis {})", text("name"), text("genesis"));
@@ -42,6 +56,14 @@ fn print(value: &Value) {
         value["rounds"],
         text("phase")
     );
+    println!(
+        "  training    {} steps a round, {} of {} steps done; contributions as {}",
+        value["inner_steps"],
+        value["steps_done"],
+        value["steps"],
+        text("codec")
+    );
+    println!("  phases      {}", phases(&value["pace"]));
     println!(
         "  this round  {} in the roster, {} committed, {} revealed, {} checked, {} roots",
         value["roster"], value["committed"], value["revealed"], value["checked"], value["roots_posted"]

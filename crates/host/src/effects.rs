@@ -1,9 +1,9 @@
 //! Carries out the node machine's effects against the real world.
 
 use crate::{
-    blobs::{Blobs, BlobsError, Keep, Size},
+    blobs::{Blobs, BlobsError, Connections, Keep, Size},
     run::now,
-    trainer::{Order, Trainer},
+    trainer::{Order, Trainer, Training},
 };
 use anyhow::Context as _;
 use atoll_consensus::Handle;
@@ -15,7 +15,6 @@ use atoll_protocol::{
     transaction::Reveal,
 };
 use bytes::Bytes;
-use iroh::Endpoint;
 use std::{
     sync::{
         Arc,
@@ -63,7 +62,7 @@ struct Source {
     layout: Arc<Layout>,
     me: PeerId,
     blobs: Blobs,
-    endpoint: Endpoint,
+    connections: Connections,
 }
 
 impl World {
@@ -72,7 +71,7 @@ impl World {
         charter: Arc<Charter>,
         keypair: Keypair,
         blobs: Blobs,
-        endpoint: Endpoint,
+        connections: Connections,
         consensus: Handle,
         trainer: Trainer,
         inputs: channel::UnboundedSender<Input>,
@@ -87,7 +86,7 @@ impl World {
                 layout,
                 me,
                 blobs,
-                endpoint,
+                connections,
             },
             keypair,
             genesis,
@@ -121,9 +120,20 @@ impl World {
                 }
                 self.submit(action);
             }
-            Effect::Train { round, share, terms } => {
+            Effect::Train {
+                round,
+                share,
+                terms,
+                kib_micros,
+            } => {
                 self.stop_training = Arc::default();
-                self.order(Order::Train(round, share, terms, self.stop_training.clone()));
+                self.order(Order::Train(Training {
+                    round,
+                    share,
+                    terms,
+                    kib_micros,
+                    stop: self.stop_training.clone(),
+                }));
             }
             Effect::Abort => self.stop_training.store(true, Ordering::Relaxed),
             Effect::Fetch { peer, reveal, codec } => self.fetch(peer, reveal, codec),
@@ -271,7 +281,7 @@ impl Source {
         let bytes = loop {
             match self
                 .blobs
-                .fetch(&self.endpoint, &reveal.blob, size, &providers, &keep)
+                .fetch(&self.connections, &reveal.blob, size, &providers, &keep)
                 .await
             {
                 Ok(bytes) => break bytes,
@@ -302,7 +312,7 @@ impl Source {
             let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
             blobs.push(
                 self.blobs
-                    .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
+                    .fetch(&self.connections, &entry.blob, size, &providers, &keep)
                     .await?,
             );
         }
@@ -322,7 +332,7 @@ impl Source {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let providers: Vec<PeerId> = self.charter.keys().collect();
         loop {
-            match self.blobs.fetch(&self.endpoint, &hash, size, &providers, keep).await {
+            match self.blobs.fetch(&self.connections, &hash, size, &providers, keep).await {
                 Ok(bytes) => return bytes,
                 Err(error) => {
                     tracing::warn!("waiting for parameters {}: {error}", hash.short());

@@ -224,7 +224,7 @@ impl Plan {
                 check: Millis(20_000),
                 merge: Millis(20_000),
                 heartbeat: Millis(60_000),
-                deviations: 0,
+                deviations: 8,
             },
             licence: None,
         }

@@ -7,7 +7,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Error feedback and two moments of the largest model, and the frame.
 const BYTES_MAX: u64 = 4 * atoll_protocol::limits::BLOB_BYTES_MAX;
 

@@ -89,6 +89,8 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
         "phase_ends_ms": state.phase_ends().map(|at| at.0),
         "pace": pace(charter, state),
         "inner_steps": round.terms.steps.0,
+        "steps_done": round.terms.first_step,
+        "steps": u64::from(charter.round.rounds) * u64::from(charter.round.inner_steps.0),
         "codec": round.terms.codec.to_string(),
         "roster": round.roster.len(),
         "committed": round.commits.len(),
@@ -117,7 +119,6 @@ fn pace(charter: &Charter, state: &State) -> Value {
         "commit": phase(&pace.commit, None),
         "reveal": phase(&pace.reveal, Some(deadlines.reveal)),
         "check": phase(&pace.check, Some(deadlines.check)),
-        "merge": phase(&pace.merge, Some(deadlines.merge)),
     })
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Orders are carried out one at a time, in order. What a report speaks of is on disk by then.
 
+mod ahead;
+
+use self::ahead::{Early, Travel, Underway};
 use crate::{
     blobs::{Blobs, Keep},
     folder::Folder,
@@ -19,13 +22,12 @@ use atoll_ledger::{
 };
 use atoll_node::Contribution as Done;
 use atoll_outer::{
-    Ahead as GoneAhead, Contribution, ErrorFeedback, OuterState, Pending, Replica, ReplicaError, replica, theta_bytes,
-    theta_from_bytes,
+    Contribution, ErrorFeedback, OuterState, Pending, Replica, ReplicaError, replica, theta_bytes, theta_from_bytes,
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
-    charter::{Codec, OuterOptimizer, Overlap},
-    transaction::{Ahead, AheadFrom, Measured, Reveal},
+    charter::{Codec, OuterOptimizer},
+    transaction::{Measured, Reveal},
 };
 use bytes::Bytes;
 use std::{
@@ -42,8 +44,8 @@ use tokio::{runtime::Handle, sync::mpsc as channel};
 /// What the trainer is told.
 #[derive(Debug)]
 pub enum Order {
-    /// Train a round; the flag ends it early.
-    Train(Round, Share, Terms, Arc<AtomicBool>),
+    /// Train a round.
+    Train(Training),
     /// Merge these blobs, in the plan's order, into a copy of θ.
     Merge(Round, Vec<Planned>, Terms, Vec<Bytes>),
     /// The copy is θ.
@@ -58,6 +60,21 @@ pub enum Order {
     Adopt(Roots, Bytes, Option<Bytes>),
     /// Write the checkpoint of θ after this round.
     Checkpoint(Round),
+}
+
+/// A round to train.
+#[derive(Debug)]
+pub struct Training {
+    /// Which.
+    pub round: Round,
+    /// What to read.
+    pub share: Share,
+    /// How long, and how to encode.
+    pub terms: Terms,
+    /// How long contributions travel, in microseconds a KiB, for the reveal.
+    pub kib_micros: u32,
+    /// Ends it early.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What the trainer tells.
@@ -215,7 +232,7 @@ impl Trainer {
 
     fn carry_out(&mut self, order: Order) -> anyhow::Result<()> {
         match order {
-            Order::Train(round, share, terms, stop) => self.train(round, &share, &terms, &stop),
+            Order::Train(training) => self.train(&training),
             Order::Merge(round, plan, terms, blobs) => self.merge(round, &plan, &terms, blobs),
             Order::Advance(roots) => self.advance(roots),
             Order::Discard => {
@@ -229,7 +246,8 @@ impl Trainer {
         }
     }
 
-    fn train(&mut self, round: Round, share: &Share, terms: &Terms, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn train(&mut self, training: &Training) -> anyhow::Result<()> {
+        let (round, terms) = (training.round, &training.terms);
         if let Some(again) = self.replica.repeat(round, &terms.codec, terms.steps).cloned() {
             let keep = Keep::Contribution(round, self.me);
             self.runtime.block_on(self.blobs.keep(&again.blob, &keep))?;
@@ -240,12 +258,12 @@ impl Trainer {
         if let Some(earlier) = self.pending().map(|done| done.round) {
             self.restore(earlier)?; // θ moved without it, and this one would take its place on disk
         }
-        let started = self.learner.save();
-        match self.trained(round, share, terms, stop) {
+        let before = self.moments();
+        match self.trained(training) {
             Ok(Some(done)) => self.report(Report::Trained(done)),
-            Ok(None) => self.learner.restore(&started)?, // an abandoned round leaves no trace in the moments
+            Ok(None) => self.learner.restore(&before)?, // an abandoned round leaves no trace in the moments
             Err(error) if is_numeric(&error) => {
-                self.learner.restore(&started)?;
+                self.learner.restore(&before)?;
                 self.report(Report::Skipped(round, format!("this round is not trained: {error:#}")));
             }
             Err(error) => return Err(error),
@@ -254,13 +272,8 @@ impl Trainer {
     }
 
     /// The contribution to a round, on disk; nothing if the training was stopped.
-    fn trained(
-        &mut self,
-        round: Round,
-        share: &Share,
-        terms: &Terms,
-        stop: &AtomicBool,
-    ) -> anyhow::Result<Option<Done>> {
+    fn trained(&mut self, training: &Training) -> anyhow::Result<Option<Done>> {
+        let (round, share, terms) = (training.round, &training.share, &training.terms);
         let early = self.come_back(terms)?;
         self.learner.write(self.replica.theta())?;
         let replica = HeldOut {
@@ -271,7 +284,7 @@ impl Trainer {
         let held_out = self.held_out(&replica)?;
         self.report(Report::HeldOut(round, held_out));
         let taken = early.as_ref().map(|early| early.ahead);
-        let Some(train_loss) = self.inner_steps(round, share, (terms, early), stop)? else {
+        let Some(train_loss) = self.inner_steps(training, early)? else {
             return Ok(None);
         };
         let local = self.learner.read();
@@ -280,6 +293,7 @@ impl Trainer {
         let rules = &self.charter.round;
         let done = Reveal {
             round,
+            trained: round,
             blob: Hash::of_blob(&blob),
             bytes: ByteCount(blob.len() as u64),
             steps: terms.steps,
@@ -289,6 +303,7 @@ impl Trainer {
             held_out: micro_nats(held_out),
             measured: Measured {
                 step_micros: (self.travel.step_seconds * 1e6) as u32, // a cast saturates
+                kib_micros: training.kib_micros,
                 ..encoded.measured
             },
         };
@@ -301,20 +316,21 @@ impl Trainer {
         self.save()?;
         let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
         match self.go_ahead(&local, &contribution, share, (round, terms)) {
-            Err(error) if is_numeric(&error) => self.ahead = None, // the next round begins from θ
+            Err(error) if is_numeric(&error) => {} // the next round begins from θ
             begun => begun?,
         }
         Ok(Some(done))
     }
 
     /// The round's steps that were not taken ahead; nothing if they were stopped. Gives the mean loss of all.
-    fn inner_steps(
-        &mut self,
-        round: Round,
-        share: &Share,
-        (terms, early): (&Terms, Option<Early>),
-        stop: &AtomicBool,
-    ) -> anyhow::Result<Option<f64>> {
+    fn inner_steps(&mut self, training: &Training, early: Option<Early>) -> anyhow::Result<Option<f64>> {
+        let Training {
+            round,
+            share,
+            terms,
+            stop,
+            ..
+        } = training;
         let InnerSteps(steps) = terms.steps;
         let (mut first, mut sum) = (0, 0.0);
         if let Some(early) = early {
@@ -328,7 +344,7 @@ impl Trainer {
             let taken = self.step(share, step, terms.first_step + u64::from(step))?;
             sum += taken.loss;
             self.report(Report::Step {
-                round,
+                round: *round,
                 ahead: false,
                 step: step + 1,
                 taken,
@@ -360,100 +376,6 @@ impl Trainer {
     fn budget(&self) -> u64 {
         let rules = &self.charter.round;
         u64::from(rules.rounds) * u64::from(rules.inner_steps.0)
-    }
-
-    /// Begins what the charter wants done while a contribution travels.
-    fn go_ahead(
-        &mut self,
-        local: &[f32],
-        contribution: &Contribution,
-        share: &Share,
-        (round, terms): (Round, &Terms),
-    ) -> anyhow::Result<()> {
-        let first_step = terms.first_step + u64::from(terms.steps.0);
-        let left = self.budget().saturating_sub(first_step);
-        let most = terms.steps.0.min(u32::try_from(left).unwrap_or(u32::MAX));
-        self.travel.sent = Some(Instant::now());
-        self.travel.round_steps = terms.steps.0;
-        let from = match self.charter.round.overlap {
-            Overlap::None => return Ok(()),
-            Overlap::Auto if self.travel.takes_most_of_a_round() => AheadFrom::Eager,
-            Overlap::Steps | Overlap::Auto => AheadFrom::Own,
-            Overlap::Eager => AheadFrom::Eager,
-            Overlap::Round => AheadFrom::Theta,
-        };
-        let replicas = usize::try_from(share.replicas).unwrap_or(usize::MAX);
-        let from = self.replica.go_ahead(from, local, contribution, replicas)?;
-        self.learner.write(from.start())?;
-        self.ahead = Some(Underway {
-            from,
-            round: round.next(),
-            share: share.clone(),
-            first: terms.steps.0,
-            first_step,
-            most,
-            taken: 0,
-            losses: 0.0,
-            aside: None,
-        });
-        Ok(())
-    }
-
-    fn may_go_ahead(&self) -> bool {
-        self.ahead.as_ref().is_some_and(|ahead| ahead.taken < ahead.most)
-    }
-
-    /// One inner step while the last contribution travels. Bad numbers end it: the next round begins from θ.
-    fn step_ahead(&mut self) -> anyhow::Result<()> {
-        let Some(mut ahead) = self.ahead.take() else {
-            return Ok(());
-        };
-        if let Some(local) = ahead.aside.take() {
-            self.learner.write(&local)?;
-        }
-        let place = (ahead.first + ahead.taken, ahead.first_step + u64::from(ahead.taken));
-        match self.step(&ahead.share.clone(), place.0, place.1) {
-            Ok(taken) => {
-                ahead.taken += 1;
-                ahead.losses += taken.loss;
-                self.report(Report::Step {
-                    round: ahead.round,
-                    ahead: true,
-                    step: ahead.taken,
-                    taken,
-                });
-                self.ahead = Some(ahead);
-                Ok(())
-            }
-            Err(error) if is_numeric(&error) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Keeps w while the learner is used for something else.
-    fn put_aside(&mut self) {
-        if let Some(ahead) = &mut self.ahead {
-            ahead.aside.get_or_insert_with(|| self.learner.read());
-        }
-    }
-
-    /// What the steps taken ahead come to on the θ that there is now.
-    fn come_back(&mut self, terms: &Terms) -> anyhow::Result<Option<Early>> {
-        self.travel.arrived();
-        // more steps than the round has fit into no contribution to it
-        let fits = |ahead: &Underway| (1..=terms.steps.0).contains(&ahead.taken);
-        let Some(ahead) = self.ahead.take().filter(fits) else {
-            return Ok(None);
-        };
-        let local = ahead.aside.unwrap_or_else(|| self.learner.read());
-        Ok(Some(Early {
-            begin: self.replica.come_back(&ahead.from, &local)?,
-            losses: ahead.losses,
-            ahead: Ahead {
-                from: ahead.from.from,
-                steps: InnerSteps(ahead.taken),
-            },
-        }))
     }
 
     /// Loss of the learner's parameters on fixed held-out rows. The rows are the same in every round,
@@ -539,7 +461,7 @@ impl Trainer {
     fn adopt(&mut self, roots: Roots, theta: &[u8], momentum: Option<&[u8]>) -> anyhow::Result<()> {
         let outer = state_of(&self.charter, &self.layout, theta, momentum)?;
         self.replica.adopt(outer, (roots.theta, roots.momentum));
-        self.ahead = None; // it led on from another θ
+        self.drop_ahead()?; // it led on from another θ
         self.report(Report::Adopted(roots));
         Ok(())
     }
@@ -561,58 +483,10 @@ impl Trainer {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.learner.save());
+        let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.moments());
         let pending = self.replica.pending();
         private.pending = pending.map(|open| (open.reveal.clone(), open.base, open.codec.clone()));
         Ok(private.write(&self.folder.trainer())?)
-    }
-}
-
-/// Training that goes on while a contribution travels.
-struct Underway {
-    from: GoneAhead,
-    /// The round that its steps count for, unless the one before is void.
-    round: Round,
-    /// Whose rows it reads: those of the last round, behind the ones that were read.
-    share: Share,
-    /// The first of its steps in the share, and in the run.
-    first: u32,
-    first_step: u64,
-    /// How many there may be, and how many there were.
-    most: u32,
-    taken: u32,
-    losses: f64,
-    /// w, while the learner holds something else.
-    aside: Option<Vec<f32>>,
-}
-
-/// Steps that were taken ahead of their round.
-struct Early {
-    /// θ + (w − s): where the rest of the round begins.
-    begin: Vec<f32>,
-    losses: f64,
-    ahead: Ahead,
-}
-
-/// How long contributions travel, measured against the steps of a round.
-#[derive(Default)]
-struct Travel {
-    sent: Option<Instant>,
-    /// From sending until the next θ was there, the last time.
-    seconds: f64,
-    step_seconds: f64,
-    round_steps: u32,
-}
-
-impl Travel {
-    fn arrived(&mut self) {
-        if let Some(sent) = self.sent.take() {
-            self.seconds = sent.elapsed().as_secs_f64();
-        }
-    }
-
-    fn takes_most_of_a_round(&self) -> bool {
-        self.seconds > 0.5 * self.step_seconds * f64::from(self.round_steps)
     }
 }
 

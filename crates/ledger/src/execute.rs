@@ -6,7 +6,7 @@ use atoll_protocol::{
     Action, Domain, Hash, InnerSteps, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction,
     Verified,
     charter::OuterOptimizer,
-    limits::BLOB_BYTES_MAX,
+    limits::{BLOB_BYTES_MAX, RANK_MAX},
     transaction::{Reveal, SignedTransaction, commitment},
 };
 
@@ -181,6 +181,7 @@ impl State {
                 blob: reveal.blob,
             });
         }
+        self.check_origin(reveal)?;
         self.check_work(reveal)?;
         let revealed = Revealed {
             reveal: reveal.clone(),
@@ -189,6 +190,20 @@ impl State {
         self.core_mut().round.reveals.insert(peer, revealed);
         events.push(Event::Revealed(peer, reveal.clone()));
         Ok(())
+    }
+
+    /// What is sent again must be from the θ that there is now.
+    fn check_origin(&self, reveal: &Reveal) -> Outcome {
+        let last = self.core().last_merge.as_ref();
+        let first = last.map_or(Round(0), |merge| merge.round.next());
+        match (first..=reveal.round).contains(&reveal.trained) {
+            true => Ok(()),
+            false => Err(Refusal::Trained {
+                got: reveal.trained,
+                first,
+                last: reveal.round,
+            }),
+        }
     }
 
     fn check_work(&self, reveal: &Reveal) -> Outcome {
@@ -206,6 +221,10 @@ impl State {
                 steps_max,
                 tokens_per_step: Tokens(per_step),
             });
+        }
+        let (got, max) = (reveal.measured.rank_milli, 1000 * RANK_MAX);
+        if got > max {
+            return Err(Refusal::Rank { got, max });
         }
         match (1..=BLOB_BYTES_MAX).contains(&reveal.bytes.0) {
             true => Ok(()),

@@ -25,8 +25,8 @@ mod terms;
 
 pub use applied::Applied;
 pub use event::{Event, Outcome, RoundRecord};
-pub use pace::{Pace, Spread, Window};
+pub use pace::{Delays, Pace, Spread, Window};
 pub use refusal::{BlockError, Refusal};
 pub use round::{Checked, Committed, Evidence, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing};
-pub use state::{CheckpointState, Core, LastMerge, State};
+pub use state::{CheckpointState, Core, LastMerge, Limits, State};
 pub use terms::{Observed, Terms};

@@ -1,12 +1,15 @@
 //! How long the phases of a round may last, learned from how long peers needed.
 //!
-//! Of every phase that reached a quorum the ledger keeps the median of the peers' delays and the median
-//! deviation from it (MAD). Peers can move it within limits: a phase is held to have succeeded when a quorum
-//! spoke, whatever it said, and one blob that is withheld keeps all checks from being full. The limit of the next such
-//! phase is the middle of `median + k · MAD` over the last rounds, at least a quarter above the median, never
-//! below what clocks may be apart, never above the charter's. A phase that ends without a quorum says that
-//! the limit is too short for the network as it is: its record is dropped, and the charter's limit holds
-//! again.
+//! Of every round that merged a quorum's contributions the ledger keeps, for each phase, the median of the
+//! peers' delays and the median deviation from it (MAD). The limit of the next such phase is the middle of
+//! `median + k · MAD` over the last rounds, at least half above the median, and beyond that what clocks may be
+//! apart; never more than the charter's. So a minority of peers moves it little.
+//!
+//! The limits of a charter hold still wherever a shorter one could do harm. A reveal or check phase ends early
+//! only if that leaves a quorum of contributions to be merged: whoever withholds a blob, or refuses everything,
+//! makes others wait, not their round void. A merge is over as soon as enough roots are equal, and its limit is
+//! always the charter's. After a round that was void, or merged less than a quorum's contributions, the network
+//! may be slower than it was: everything is forgotten, and learned again.
 
 use alloc::vec::Vec;
 use atoll_protocol::{Millis, limits::DEADLINE_MS_MIN};
@@ -43,7 +46,7 @@ impl Spread {
 
     fn limit(self, deviations: u32) -> u64 {
         let Self { median, deviation } = self;
-        let above = deviation.0.saturating_mul(deviations.into()).max(median.0 / 4);
+        let above = deviation.0.saturating_mul(deviations.into()).max(median.0 / 2);
         median.0.saturating_add(above)
     }
 }
@@ -53,12 +56,9 @@ impl Spread {
 pub struct Window(Vec<Spread>);
 
 impl Window {
-    /// A phase is over: `delays` of those who spoke, ascending, of `peers`, where `quorum` was needed.
-    pub(crate) fn record(&mut self, delays: &[Millis], peers: usize, quorum: usize) {
-        if delays.len() < quorum {
-            self.0.clear();
-            return;
-        }
+    /// A phase is over in which statements came after `delays`, ascending, of `peers`. Where the median did not
+    /// come nothing is learned.
+    fn record(&mut self, delays: &[Millis], peers: usize) {
         self.0.extend(Spread::of(delays, peers));
         let surplus = self.0.len().saturating_sub(KEPT);
         self.0.drain(..surplus);
@@ -72,7 +72,7 @@ impl Window {
         let mut limits: Vec<u64> = self.0.iter().map(|spread| spread.limit(deviations)).collect();
         limits.sort_unstable();
         let middle = limits.get(limits.len() / 2).copied().unwrap_or(longest.0);
-        Millis(middle.max(DEADLINE_MS_MIN)).min(longest)
+        Millis(middle.saturating_add(DEADLINE_MS_MIN)).min(longest)
     }
 
     /// The newest entry.
@@ -81,17 +81,41 @@ impl Window {
     }
 }
 
-/// The phases of a round.
+/// After which time statements came, ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Delays {
+    /// Commitments, after the round opened.
+    pub commit: Vec<Millis>,
+    /// Reveals, after commitments closed.
+    pub reveal: Vec<Millis>,
+    /// Checks by those who have every blob, after commitments closed: blobs travel since then.
+    pub check: Vec<Millis>,
+}
+
+/// What the phases of the last rounds needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Pace {
-    /// From the opening to the commitments: training.
+    /// From the opening to the commitments: training. For people; whoever is slower than a quorum has the grace
+    /// window.
     pub commit: Window,
     /// To the reveals.
     pub reveal: Window,
-    /// To the checks: blobs travel.
+    /// From the end of commitments to the checks: blobs travel.
     pub check: Window,
-    /// To the roots.
-    pub merge: Window,
+}
+
+impl Pace {
+    /// A round of `roster` peers is over to which `commits` of them committed. `good` says that it merged the
+    /// contributions of a quorum.
+    pub(crate) fn record(&mut self, delays: &Delays, (roster, commits): (usize, usize), good: bool) {
+        if !good {
+            *self = Self::default();
+            return;
+        }
+        self.commit.record(&delays.commit, roster);
+        self.reveal.record(&delays.reveal, commits);
+        self.check.record(&delays.check, roster);
+    }
 }
 
 #[cfg(test)]
@@ -121,22 +145,29 @@ mod tests {
 
     #[test]
     fn limits_follow_and_let_go() {
-        let mut window = Window::default();
-        let longest = Millis(60_000);
-        let around = |center: u64| millis(&[center - 100, center, center + 100]);
+        let (mut pace, longest) = (Pace::default(), Millis(60_000));
+        let around = |center: u64| Delays {
+            check: millis(&[center - 100, center, center + 100]),
+            ..Delays::default()
+        };
+        let limit = |pace: &Pace, deviations| pace.check.limit(deviations, longest).0;
         for round in 0..NEEDED {
-            assert_eq!(window.limit(6, longest), longest, "round {round}");
-            window.record(&around(10_000), 3, 2);
+            assert_eq!(limit(&pace, 6), 60_000, "round {round}");
+            pace.record(&around(10_000), (3, 3), true);
         }
-        assert_eq!(window.limit(6, longest), Millis(12_500), "a quarter above the median");
-        assert_eq!(window.limit(50, longest), Millis(15_000));
-        assert_eq!(window.limit(0, longest), longest, "fixed deadlines");
-        assert_eq!(window.limit(50, Millis(11_000)), Millis(11_000));
+        assert_eq!(limit(&pace, 6), 15_000 + DEADLINE_MS_MIN, "half above the median");
+        assert_eq!(limit(&pace, 100), 20_000 + DEADLINE_MS_MIN);
+        assert_eq!(limit(&pace, 0), 60_000, "fixed deadlines");
+        assert_eq!(pace.check.limit(100, Millis(11_000)), Millis(11_000));
+        let known = pace.clone();
+        let withheld = Delays::default();
+        pace.record(&withheld, (3, 3), true);
+        assert_eq!(pace, known, "nobody had everything: nothing is learned");
         for _ in 0..KEPT {
-            window.record(&around(200), 3, 2);
+            pace.record(&around(200), (3, 3), true);
         }
-        assert_eq!(window.limit(6, longest), Millis(DEADLINE_MS_MIN));
-        window.record(&millis(&[200]), 3, 2);
-        assert_eq!(window.limit(6, longest), longest, "no quorum in time");
+        assert_eq!(limit(&pace, 6), 800 + DEADLINE_MS_MIN);
+        pace.record(&around(200), (3, 3), false);
+        assert_eq!(pace, Pace::default(), "a round that went wrong");
     }
 }

@@ -73,6 +73,24 @@ pub enum Refusal {
         /// Kind of statement.
         kind: &'static str,
     },
+    /// A contribution for another θ.
+    #[error("trained for round {got}; only what was trained for rounds {first} to {last} stands on today's parameters")]
+    Trained {
+        /// In the reveal.
+        got: Round,
+        /// The first since θ moved.
+        first: Round,
+        /// The current one.
+        last: Round,
+    },
+    /// A rank that cannot be.
+    #[error("an effective rank of {got} thousandths; at most {max} can be")]
+    Rank {
+        /// In the reveal.
+        got: u32,
+        /// Allowed.
+        max: u32,
+    },
     /// A reveal of something else than was committed to.
     #[error("blob {} is not what peer {} committed to", blob.short(), peer.short())]
     NotCommitted {

@@ -1,6 +1,6 @@
 //! What the ledger remembers of peers and of the round under way.
 
-use crate::Terms;
+use crate::{Terms, pace::Delays};
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
     ByteCount, CheckReason, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
@@ -127,14 +127,18 @@ pub struct RoundState {
     pub since: Millis,
     /// When a quorum had joined or committed.
     pub quorum_at: Option<Millis>,
+    /// When the roster was outgrown: so many had joined beside it that they could do without it.
+    pub outgrown_at: Option<Millis>,
+    /// When contributions could be revealed: since then they travel.
+    pub reveal_at: Millis,
     /// Drawn from the block before the round opened; nobody knew it earlier.
     pub beacon: Hash,
     /// How it is trained and encoded.
     pub terms: Terms,
     /// Who takes part, ascending.
     pub roster: Vec<PeerId>,
-    /// After which time in this phase its statements came, ascending.
-    pub arrivals: Vec<Millis>,
+    /// After which time the statements of each phase came.
+    pub delays: Delays,
     /// Who committed.
     pub commits: BTreeMap<PeerId, Committed>,
     /// Who revealed.
@@ -155,10 +159,12 @@ impl RoundState {
             phase: Phase::Gathering,
             since,
             quorum_at: None,
+            outgrown_at: None,
+            reveal_at: since,
             beacon: Hash::ZERO,
             terms,
             roster: Vec::new(),
-            arrivals: Vec::new(),
+            delays: Delays::default(),
             commits: BTreeMap::new(),
             reveals: BTreeMap::new(),
             checks: BTreeMap::new(),
@@ -171,25 +177,26 @@ impl RoundState {
         self.phase = phase;
         self.since = now;
         self.quorum_at = None;
-        self.arrivals.clear();
-    }
-
-    /// How many statements this phase has.
-    pub(crate) fn spoken(&self) -> usize {
-        match self.phase {
-            Phase::Gathering | Phase::Finished => 0,
-            Phase::Commit => self.commits.len(),
-            Phase::Reveal => self.reveals.len(),
-            // who gave up on a blob waited for its own clock, which says nothing of how long blobs travel
-            Phase::Check => self.checks.values().filter(|check| check.is_full()).count(),
-            Phase::Merge => self.roots.len(),
+        self.outgrown_at = None;
+        if phase == Phase::Reveal {
+            self.reveal_at = now;
         }
     }
 
     /// Notes when the statements of the block of `now` came.
-    pub(crate) fn note_arrivals(&mut self, now: Millis) {
-        let delay = Millis(now.0.saturating_sub(self.since.0));
-        self.arrivals.resize(self.spoken(), delay);
+    pub(crate) fn note_delays(&mut self, now: Millis) {
+        let (since, delays) = (self.since, &mut self.delays);
+        let (delays, begun, count) = match self.phase {
+            Phase::Gathering | Phase::Merge | Phase::Finished => return,
+            Phase::Commit => (&mut delays.commit, since, self.commits.len()),
+            Phase::Reveal => (&mut delays.reveal, since, self.reveals.len()),
+            // who gave up on a blob waited for its own clock, which says nothing of how long blobs travel
+            Phase::Check => {
+                let full = self.checks.values().filter(|check| check.is_full()).count();
+                (&mut delays.check, self.reveal_at, full)
+            }
+        };
+        delays.resize(count, Millis(now.0.saturating_sub(begun.0)));
     }
 
     /// The place of `peer` in the roster.

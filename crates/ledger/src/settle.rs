@@ -14,13 +14,12 @@ impl State {
     /// Moves through as many phases as are complete at `now`. `parent` is the digest of the block
     /// before, from which a new round's beacon is drawn.
     pub(crate) fn settle(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) {
-        self.core_mut().round.note_arrivals(now);
+        self.core_mut().round.note_delays(now);
         loop {
             let phase = self.round().phase;
             let moved = match phase {
                 Phase::Gathering => self.settle_gathering(now, parent, events),
                 Phase::Commit | Phase::Check | Phase::Merge if self.outgrown(now) => {
-                    self.record_pace();
                     self.end(Outcome::Outgrown, now, parent, events);
                     true
                 }
@@ -36,24 +35,18 @@ impl State {
         }
     }
 
-    /// Keeps how long peers needed for the phase that is over.
-    fn record_pace(&mut self) {
-        let quorum_of = self.charter().round.quorum;
+    /// Keeps how long peers needed in the round that is over.
+    fn record_pace(&mut self, record: &RoundRecord) {
+        let quorum = self.charter().quorum(record.roster.len());
         let core = self.core_mut();
-        let (round, pace) = (&core.round, &mut core.pace);
-        let (window, peers) = match round.phase {
-            Phase::Gathering | Phase::Finished => return,
-            Phase::Commit => (&mut pace.commit, round.roster.len()),
-            Phase::Reveal => (&mut pace.reveal, round.commits.len()),
-            Phase::Check => (&mut pace.check, round.roster.len()),
-            Phase::Merge => (&mut pace.merge, round.roster.len()),
-        };
-        window.record(&round.arrivals, peers, quorum_of.ceil_of(peers));
+        let peers = (core.round.roster.len(), core.round.commits.len());
+        let good = record.merged.len() >= quorum;
+        core.pace.record(&core.round.delays, peers, good);
     }
 
     /// What the round showed that is closing, for the terms of the next.
     fn observed(&self) -> Observed {
-        let (round, pace) = (self.round(), &self.core().pace);
+        let round = self.round();
         let merged = round.plan.iter().filter_map(|entry| round.reveals.get(&entry.peer));
         let measured: Vec<Measured> = merged.map(|revealed| revealed.reveal.measured).collect();
         let median = |of: fn(&Measured) -> u32| {
@@ -65,7 +58,7 @@ impl State {
             residual_milli: median(|measured| measured.residual_milli),
             rank_milli: median(|measured| measured.rank_milli),
             training: Some(round.terms.length(median(|measured| measured.step_micros))).filter(|length| length.0 > 0),
-            transfer: pace.check.last().map(|spread| spread.median),
+            transfer: transfer(&round.plan, median(|measured| measured.kib_micros)),
         }
     }
 
@@ -76,14 +69,11 @@ impl State {
             .is_some_and(|known| known.standing == Standing::Excluded)
     }
 
-    /// Notes when `count` first reached `quorum`; says whether the grace after that is over.
-    fn grace_over(&mut self, count: usize, quorum: usize, now: Millis) -> bool {
-        if count < quorum {
-            return false;
-        }
+    /// Notes when a quorum joined or committed, if `there`; says whether the grace after that is over.
+    fn grace_over(&mut self, there: bool, now: Millis) -> bool {
         let grace = self.charter().deadlines.grace;
-        let at = *self.core_mut().round.quorum_at.get_or_insert(now);
-        now >= at.after(grace)
+        let at = &mut self.core_mut().round.quorum_at;
+        there && now >= at.get_or_insert(now).after(grace)
     }
 
     /// Whether the round waits for a quorum of its roster that does not come, while so many have joined since
@@ -105,14 +95,18 @@ impl State {
         if outside == 0 || spoken >= charter.quorum(round.roster.len()) {
             return false;
         }
-        let quorum = charter.quorum(charter.members.len());
-        self.grace_over(outside + spoken, quorum, now)
+        if outside + spoken < charter.quorum(charter.members.len()) {
+            return false;
+        }
+        let grace = charter.deadlines.grace;
+        let at = *self.core_mut().round.outgrown_at.get_or_insert(now);
+        now >= at.after(grace)
     }
 
     fn settle_gathering(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
         let (active, members) = (self.active().len(), self.charter().members.len());
         let quorum = self.charter().quorum(members);
-        let ready = self.grace_over(active, quorum, now) || active == members;
+        let ready = self.grace_over(active >= quorum, now) || active == members;
         if ready {
             let number = self.round().number;
             let terms = self.round().terms.clone();
@@ -154,11 +148,10 @@ impl State {
         let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
         let missing = |peer: &&PeerId| !round.commits.contains_key(*peer) && !self.is_excluded(peer);
         let (all, count) = (!round.roster.iter().any(|peer| missing(&peer)), round.commits.len());
-        self.grace_over(count, quorum, now); // notes when the quorum was there
+        self.grace_over(count >= quorum, now); // notes when the quorum was there
         let over = count >= quorum && self.phase_ends().is_some_and(|end| now >= end);
         let ready = over || all;
         if ready {
-            self.record_pace();
             self.core_mut().round.enter(Phase::Reveal, now);
             events.push(Event::RevealOpened(self.round().number));
         }
@@ -175,7 +168,6 @@ impl State {
         if !ready {
             return false;
         }
-        self.record_pace();
         let round = self.round();
         if round.reveals.is_empty() {
             self.end(Outcome::NobodyRevealed, now, parent, events);
@@ -197,7 +189,6 @@ impl State {
         if round.checks.len() < quorum || !(all || late) {
             return false;
         }
-        self.record_pace();
         let plan = self.plan(quorum);
         if plan.is_empty() {
             self.end(Outcome::NothingAccepted, now, parent, events);
@@ -216,7 +207,7 @@ impl State {
     }
 
     /// Contributions that a quorum holds, ascending by peer.
-    fn plan(&self, quorum: usize) -> Vec<Planned> {
+    pub(crate) fn plan(&self, quorum: usize) -> Vec<Planned> {
         let round = self.round();
         let refusals = round.refusals();
         let held = |peer: &PeerId| {
@@ -263,7 +254,6 @@ impl State {
         let (round, charter) = (self.round(), self.charter());
         let needed = charter.decisive(round.roster.len());
         if let Some(roots) = round.agreed_roots(needed) {
-            self.record_pace();
             self.end(Outcome::Closed(roots), now, parent, events);
             return true;
         }
@@ -273,7 +263,6 @@ impl State {
         let late =
             self.phase_ends().is_some_and(|end| now >= end) && round.roots.len() >= charter.quorum(round.roster.len());
         if hopeless || late {
-            self.record_pace();
             self.end(Outcome::RootsSplit, now, parent, events);
         }
         hopeless || late
@@ -281,6 +270,7 @@ impl State {
 
     fn end(&mut self, outcome: Outcome, now: Millis, parent: Hash, events: &mut Vec<Event>) {
         let record = self.record(outcome, now);
+        self.record_pace(&record);
         let observed = matches!(outcome, Outcome::Closed(_)).then(|| self.observed());
         let next = self.round().terms.next(self.charter(), record.round, observed);
         self.credit(&record, events);
@@ -369,6 +359,16 @@ impl State {
             events.push(Event::CheckpointDue(ended, roots));
         }
     }
+}
+
+/// How long a peer needs to fetch the others' contributions, where a KiB takes it so many microseconds. Nothing
+/// where that is not known.
+fn transfer(plan: &[Planned], kib_micros: u32) -> Option<Millis> {
+    let bytes: u128 = plan.iter().map(|entry| u128::from(entry.bytes.0)).sum();
+    let count = plan.len().max(1) as u128;
+    let others = bytes * (count - 1) / count;
+    let millis = others * u128::from(kib_micros) / 1024 / 1000;
+    (kib_micros > 0).then(|| Millis(u64::try_from(millis).unwrap_or(u64::MAX)))
 }
 
 /// Mean loss by weight; 0 where nothing was merged.

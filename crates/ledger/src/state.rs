@@ -39,6 +39,15 @@ pub struct LastMerge {
     pub plan: Vec<Planned>,
 }
 
+/// When a phase ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// If it has by then what it needs.
+    pub usual: Millis,
+    /// In any case, once it has a quorum.
+    pub last: Millis,
+}
+
 /// Everything that the state root covers.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Core {
@@ -180,33 +189,54 @@ impl State {
         match round.phase {
             Phase::Gathering => round.quorum_at.map(|at| at.after(deadlines.grace)),
             Phase::Commit if round.commits.len() >= quorum => self.phase_ends(),
-            Phase::Commit => round.quorum_at.map(|at| at.after(deadlines.grace)), // outgrown, see `settle`
+            Phase::Commit => round.outgrown_at.map(|at| at.after(deadlines.grace)),
             Phase::Reveal => self.phase_ends(),
             Phase::Check if round.checks.len() >= quorum => self.phase_ends(),
             Phase::Merge if round.roots.len() >= quorum => self.phase_ends(),
-            // outgrown, see `settle`
-            Phase::Check | Phase::Merge => round.quorum_at.map(|at| at.after(deadlines.grace)),
+            Phase::Check | Phase::Merge => round.outgrown_at.map(|at| at.after(deadlines.grace)),
             Phase::Finished => None,
         }
     }
 
-    /// When the phase is over for those who have a quorum and wait for the rest: limits are those of
-    /// [`Pace`]. After a quorum of commitments the rest have the grace window at the most.
+    /// When the phase is over for those who have a quorum and wait for the rest.
     pub fn phase_ends(&self) -> Option<Millis> {
+        let ends = self.limits()?;
+        let quorum = self.charter.quorum(self.core.round.roster.len());
+        let enough = match self.core.round.phase {
+            Phase::Reveal => self.core.round.reveals.len() >= quorum,
+            Phase::Check => self.plan(quorum).len() >= quorum,
+            _ => true,
+        };
+        Some(if enough { ends.usual } else { ends.last })
+    }
+
+    /// When the phase under way ends if all is well, as [`Pace`] has it, and when it ends at the latest.
+    /// Nothing where there is no limit, as for commitments without a quorum; after it the rest have the grace
+    /// window.
+    pub fn limits(&self) -> Option<Limits> {
         let (round, longest, pace) = (&self.core.round, &self.charter.deadlines, &self.core.pace);
         let limit = |window: &Window, most| window.limit(longest.deviations, most);
-        match round.phase {
-            Phase::Gathering | Phase::Finished => None,
+        let (usual, last) = match round.phase {
+            Phase::Gathering | Phase::Finished => return None,
             Phase::Commit => {
-                let quorum_at = round.quorum_at?;
-                let latest = quorum_at.after(longest.grace);
-                let usual = round.since.after(limit(&pace.commit, Millis(u64::MAX)));
-                Some(usual.max(quorum_at.after(Millis(DEADLINE_MS_MIN))).min(latest))
+                let end = round.quorum_at?.after(longest.grace);
+                (end, end)
             }
-            Phase::Reveal => Some(round.since.after(limit(&pace.reveal, longest.reveal))),
-            Phase::Check => Some(round.since.after(limit(&pace.check, longest.check))),
-            Phase::Merge => Some(round.since.after(limit(&pace.merge, longest.merge))),
-        }
+            Phase::Reveal => (
+                round.since.after(limit(&pace.reveal, longest.reveal)),
+                round.since.after(longest.reveal),
+            ),
+            Phase::Check => {
+                let usual = round.reveal_at.after(limit(&pace.check, Millis(u64::MAX)));
+                let least = round.since.after(Millis(DEADLINE_MS_MIN));
+                (usual.max(least), round.since.after(longest.check))
+            }
+            Phase::Merge => (round.since.after(longest.merge), round.since.after(longest.merge)),
+        };
+        Some(Limits {
+            usual: usual.min(last),
+            last,
+        })
     }
 
     /// Whether the next block could hold `transaction`.

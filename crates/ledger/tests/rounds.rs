@@ -1,167 +1,17 @@
-//! The round machine in its own language: a script of statements, and what the ledger made of each.
+//! Rounds by script: what the ledger makes of each statement.
 
-use atoll_ledger::{BlockError, Event, Outcome, Phase, Refusal, Standing, State};
+mod world;
+
+use atoll_ledger::{BlockError, Event, Outcome, Phase, Refusal, Standing};
 use atoll_protocol::{
-    Action, ByteCount, CheckReason, Domain, Hash, InnerSteps, Keypair, MicroNats, Millis, PeerId, Refused,
-    RefusedReplica, Round, Tokens, Transaction,
-    charter::Charter,
-    tiny_charter,
-    transaction::{Measured, Reveal, SignedTransaction, commitment},
+    Action, ByteCount, CheckReason, Domain, Hash, InnerSteps, Keypair, MicroNats, Millis, Refused, RefusedReplica,
+    Round, Tokens, Transaction,
+    transaction::{Reveal, commitment},
 };
 use proptest::prelude::*;
-use std::sync::Arc;
+use world::{GRACE, World};
 
-const GRACE: u64 = 2_000;
 const CHECK: u64 = 10_000;
-
-fn charter(keys: &[Keypair]) -> Charter {
-    let members = keys.iter().zip("abcdefgh".chars());
-    let mut charter = tiny_charter(members.map(|(key, name)| (name.into(), key.peer())));
-    charter.model.theta = Hash([9; 32]);
-    charter.round.checkpoint_every = 2;
-    charter
-}
-
-/// A network of one ledger: statements go in, blocks are applied, events come out.
-struct World {
-    keys: Vec<Keypair>,
-    state: State,
-    now: u64,
-    events: Vec<Event>,
-}
-
-impl World {
-    fn new(n: usize) -> Self {
-        let mut keys: Vec<Keypair> = (0..n as u8).map(|i| Keypair::from_seed(&[i + 1; 32])).collect();
-        keys.sort_by_key(Keypair::peer);
-        let charter = charter(&keys);
-        charter.validate().unwrap();
-        Self {
-            keys,
-            state: State::genesis(Arc::new(charter)),
-            now: 1_000,
-            events: vec![],
-        }
-    }
-
-    fn peer(&self, who: usize) -> PeerId {
-        self.keys[who].peer()
-    }
-
-    fn blob(who: usize) -> Hash {
-        Hash([who as u8 + 100; 32])
-    }
-
-    fn sign(&self, who: usize, action: Action) -> SignedTransaction {
-        let genesis = self.state.core().genesis;
-        self.keys[who].sign(Domain::Transaction, Transaction { genesis, action })
-    }
-
-    /// One block with one statement at the current time.
-    fn say(&mut self, who: usize, action: Action) -> Result<(), Refusal> {
-        let transaction = self.sign(who, action);
-        self.state.admissible(&transaction)?;
-        self.now += 1;
-        let (block, drafted) = self.state.draft(Millis(self.now), [transaction]).into_parts();
-        let (next, events) = self.state.apply(&block).unwrap();
-        assert_eq!(next, *drafted, "who drafts and who checks come to the same state");
-        self.state = next;
-        self.events.extend(events);
-        Ok(())
-    }
-
-    fn wait(&mut self, length: u64) {
-        self.now += length;
-        let (block, _) = self.state.draft(Millis(self.now), []).into_parts();
-        let (next, events) = self.state.apply(&block).unwrap();
-        self.state = next;
-        self.events.extend(events);
-    }
-
-    fn join_all(&mut self) {
-        (0..self.keys.len()).for_each(|who| self.say(who, Action::Join { sequence: 0 }).unwrap());
-    }
-
-    fn commit(&mut self, who: usize) -> Result<(), Refusal> {
-        let (round, peer, genesis) = (self.state.round().number, self.peer(who), self.state.core().genesis);
-        self.say(
-            who,
-            Action::Commit {
-                round,
-                commitment: commitment(&genesis, &peer, round, &Self::blob(who)),
-            },
-        )
-    }
-
-    fn reveal_of(&self, who: usize) -> Reveal {
-        Reveal {
-            round: self.state.round().number,
-            blob: Self::blob(who),
-            bytes: ByteCount(100),
-            steps: InnerSteps(4),
-            tokens: Tokens(64),
-            train_loss: MicroNats(2_000_000 + who as u64),
-            held_out: MicroNats(3_000_000),
-            ahead: None,
-            measured: Measured::default(),
-        }
-    }
-
-    fn reveal(&mut self, who: usize) -> Result<(), Refusal> {
-        let reveal = self.reveal_of(who);
-        self.say(who, Action::Reveal(reveal))
-    }
-
-    fn check(&mut self, who: usize, refuse: &[(usize, CheckReason)]) -> Result<(), Refusal> {
-        let place = |of: &usize| self.state.round().replica(&self.peer(*of)).unwrap() as u16;
-        let mut refused: Vec<_> = refuse
-            .iter()
-            .map(|(of, reason)| RefusedReplica {
-                replica: place(of),
-                reason: *reason,
-            })
-            .collect();
-        refused.sort_by_key(|entry| entry.replica);
-        let round = self.state.round().number;
-        self.say(who, Action::Check { round, refused })
-    }
-
-    fn root(&mut self, who: usize, theta: u8) -> Result<(), Refusal> {
-        let round = self.state.round().number;
-        self.say(
-            who,
-            Action::MergeRoot {
-                round,
-                theta: Hash([theta; 32]),
-                momentum: None,
-            },
-        )
-    }
-
-    /// A whole round in which `who` take part.
-    fn round(&mut self, who: &[usize], theta: u8) {
-        who.iter().for_each(|w| self.commit(*w).unwrap());
-        if self.state.round().phase == Phase::Commit {
-            self.wait(GRACE);
-        }
-        who.iter().for_each(|w| self.reveal(*w).unwrap());
-        who.iter().for_each(|w| self.check(*w, &[]).unwrap());
-        let number = self.state.round().number;
-        for w in who {
-            if self.state.round().number == number {
-                self.root(*w, theta).unwrap();
-            }
-        }
-    }
-
-    fn last_record(&self) -> &atoll_ledger::RoundRecord {
-        let record = |event: &_| matches!(event, Event::RoundEnded(_));
-        match self.events.iter().rev().find(|event| record(event)) {
-            Some(Event::RoundEnded(record)) => record,
-            _ => panic!("no round has ended"),
-        }
-    }
-}
 
 #[test]
 fn four_peers_close_three_rounds() {

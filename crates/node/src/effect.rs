@@ -61,8 +61,10 @@ pub enum Input {
 pub enum Timer {
     /// Look at the ledger and do what is due; set at start and while old blocks stream in.
     Resume,
-    /// Judge what has not arrived as missing.
+    /// Judge what has not arrived as missing, if a quorum's contributions have.
     Check(Round),
+    /// Judge what has not arrived as missing.
+    LastCheck(Round),
 }
 
 /// What a machine wants done. The owner keeps the order.
@@ -80,6 +82,8 @@ pub enum Effect {
         share: Share,
         /// How long to train, and how to encode.
         terms: Terms,
+        /// How long contributions travel, to be revealed: see [`atoll_protocol::transaction::Measured`].
+        kib_micros: u32,
     },
     /// Training under way is of no use any more: stop it.
     Abort,

@@ -11,6 +11,7 @@ extern crate alloc;
 mod effect;
 mod machine;
 mod respond;
+mod travel;
 
 pub use effect::{Contribution, Effect, Input, Notice, Timer};
 pub use machine::{Node, STALE};

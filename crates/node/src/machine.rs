@@ -1,6 +1,6 @@
 //! The machine's state and its one door, [`Node::step`].
 
-use crate::{Contribution, Effect, Input, Notice, Timer};
+use crate::{Contribution, Effect, Input, Notice, Timer, travel::Travel};
 use alloc::{format, sync::Arc, vec::Vec};
 use atoll_ledger::{Applied, Phase, Roots, Standing, State};
 use atoll_protocol::{Action, CheckReason, Millis, PeerId, Round};
@@ -37,8 +37,8 @@ pub(crate) enum Activity {
 pub(crate) enum Verdict {
     /// Nothing was asked.
     Unasked,
-    /// A fetch is under way.
-    Asked,
+    /// A fetch is under way since then.
+    Asked(Millis),
     /// It was fetched, or found unfit.
     Known(Result<(), CheckReason>),
 }
@@ -56,6 +56,7 @@ pub struct Node {
     pub(crate) verdicts: Vec<Verdict>,
     /// How many of them are known.
     pub(crate) known: usize,
+    pub(crate) travel: Travel,
     pub(crate) activity: Activity,
     pub(crate) merge: Option<Merge>,
     /// A closed round that could not be merged here, or not to the agreed root: others must give θ.
@@ -86,6 +87,7 @@ impl Node {
             mine,
             verdicts: Vec::new(),
             known: 0,
+            travel: Travel::default(),
             activity: Activity::Idle,
             merge: None,
             spoiled: None,
@@ -147,7 +149,7 @@ impl Node {
         match input {
             Input::Final(applied) => self.on_block(now, &applied, out),
             Input::Trained(contribution) => self.on_trained(contribution, out),
-            Input::Fetched { round, peer, verdict } => self.on_fetched(round, peer, verdict, out),
+            Input::Fetched { round, peer, verdict } => self.on_fetched(now, (round, peer), verdict, out),
             Input::Merged { round, roots } => self.on_merged(round, roots, out),
             Input::MergeFailed { round, reason } => self.on_merge_failed(now, round, reason, out),
             Input::Adopted(roots) => self.on_adopted(roots, out),
@@ -163,7 +165,8 @@ impl Node {
                 }));
             }
             Input::Timer(Timer::Resume) => self.on_resume_timer(now, out),
-            Input::Timer(Timer::Check(round)) => self.on_check_timer(round, out),
+            Input::Timer(Timer::Check(round)) => self.on_check_timer(now, round, false, out),
+            Input::Timer(Timer::LastCheck(round)) => self.on_check_timer(now, round, true, out),
             Input::Leave => self.leave(out),
         }
     }
@@ -204,10 +207,10 @@ impl Node {
             Phase::Commit => self.train_or_commit(out),
             Phase::Reveal => {
                 self.reveal(out);
-                self.fetch_revealed(out);
+                self.fetch_revealed(now, out);
             }
             Phase::Check => {
-                self.fetch_revealed(out);
+                self.fetch_revealed(now, out);
                 self.open_check(now, out);
             }
             Phase::Merge => self.start_merge(out),

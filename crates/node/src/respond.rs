@@ -30,9 +30,9 @@ impl Node {
             }
             Event::Finished => self.follow_theta(out),
             Event::RevealOpened(_) => self.reveal(out),
-            Event::Revealed(peer, reveal) => self.fetch(*peer, reveal, out),
+            Event::Revealed(peer, reveal) => self.fetch(now, *peer, reveal, out),
             Event::CheckOpened(_) => {
-                self.fetch_revealed(out);
+                self.fetch_revealed(now, out);
                 self.open_check(now, out);
             }
             Event::MergeOpened { .. } => self.start_merge(out),
@@ -111,6 +111,7 @@ impl Node {
             round: number,
             share,
             terms,
+            kib_micros: self.travel.kib_micros(),
         });
     }
 
@@ -153,13 +154,13 @@ impl Node {
         out.extend(mine.map(|mine| Effect::Submit(Action::Reveal(mine.clone()))));
     }
 
-    fn fetch(&mut self, peer: PeerId, reveal: &Reveal, out: &mut Vec<Effect>) {
+    fn fetch(&mut self, now: Millis, peer: PeerId, reveal: &Reveal, out: &mut Vec<Effect>) {
         let replica = self.state.round().replica(&peer).filter(|_| self.in_roster());
         let Some(verdict) = replica.and_then(|replica| self.verdict_mut(replica)) else {
             return;
         };
         if *verdict == Verdict::Unasked {
-            *verdict = Verdict::Asked;
+            *verdict = Verdict::Asked(now);
             let (reveal, codec) = (reveal.clone(), self.state.round().terms.codec.clone());
             out.push(Effect::Fetch { peer, reveal, codec });
         }
@@ -173,7 +174,7 @@ impl Node {
         self.verdicts.get_mut(replica)
     }
 
-    pub(crate) fn fetch_revealed(&mut self, out: &mut Vec<Effect>) {
+    pub(crate) fn fetch_revealed(&mut self, now: Millis, out: &mut Vec<Effect>) {
         let revealed: Vec<(PeerId, Reveal)> = self
             .state
             .round()
@@ -183,13 +184,13 @@ impl Node {
             .collect();
         revealed
             .iter()
-            .for_each(|(peer, reveal)| self.fetch(*peer, reveal, out));
+            .for_each(|(peer, reveal)| self.fetch(now, *peer, reveal, out));
     }
 
     pub(crate) fn on_fetched(
         &mut self,
-        round: Round,
-        peer: PeerId,
+        now: Millis,
+        (round, peer): (Round, PeerId),
         verdict: Result<(), CheckReason>,
         out: &mut Vec<Effect>,
     ) {
@@ -198,28 +199,53 @@ impl Node {
         }
         let replica = self.state.round().replica(&peer);
         if let Some(known) = replica.and_then(|replica| self.verdicts.get_mut(replica)) {
+            let revealed = self.state.round().reveals.get(&peer).filter(|_| peer != self.me);
+            if let (Verdict::Asked(since), Ok(()), Some(revealed)) = (*known, verdict, revealed) {
+                self.travel.arrived(since, now, revealed.reveal.bytes);
+            }
             self.known += usize::from(!matches!(known, Verdict::Known(_)));
             *known = Verdict::Known(verdict);
         }
         self.submit_check(false, out);
     }
 
-    /// Judges now if everything is there, else when three quarters of the time are over.
+    /// Judges now if everything is there, else when three quarters of the usual time are over.
     pub(crate) fn open_check(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let since = self.state.round().since;
-        let limit = self.state.phase_ends().map_or(0, |end| end.0.saturating_sub(since.0));
-        let wait = Millis(limit / 4 * 3);
-        let timer = Timer::Check(self.state.round().number);
-        out.push(Effect::SetTimer {
-            at: now.after(wait),
-            timer,
-        });
+        let round = self.state.round().number;
+        if let Some((usual, last)) = self.check_waits() {
+            let timer = if usual == last {
+                Timer::LastCheck(round)
+            } else {
+                Timer::Check(round)
+            };
+            let at = now.after(usual);
+            out.push(Effect::SetTimer { at, timer });
+        }
         self.submit_check(false, out);
     }
 
-    pub(crate) fn on_check_timer(&mut self, round: Round, out: &mut Vec<Effect>) {
-        if round == self.state.round().number {
-            self.submit_check(true, out);
+    /// How long after the check phase opened what is missing is given up: usually, and at the latest.
+    fn check_waits(&self) -> Option<(Millis, Millis)> {
+        let (since, limits) = (self.state.round().since, self.state.limits()?);
+        let wait = |end: Millis| Millis(end.0.saturating_sub(since.0) / 4 * 3);
+        Some((wait(limits.usual), wait(limits.last)))
+    }
+
+    /// The usual time is over, or the last. Before the last, what is missing to a quorum may still come.
+    pub(crate) fn on_check_timer(&mut self, now: Millis, round: Round, last: bool, out: &mut Vec<Effect>) {
+        let ours = self.state.round();
+        if round != ours.number {
+            return;
+        }
+        let quorum = self.state.charter().quorum(ours.roster.len());
+        let held = |verdict: &&Verdict| matches!(verdict, Verdict::Known(Ok(())));
+        if last || self.verdicts.iter().filter(held).count() >= quorum {
+            return self.submit_check(true, out);
+        }
+        if let Some((usual, last)) = self.check_waits() {
+            let at = now.after(Millis(last.0.saturating_sub(usual.0)));
+            let timer = Timer::LastCheck(round);
+            out.push(Effect::SetTimer { at, timer });
         }
     }
 
@@ -319,6 +345,7 @@ impl Node {
     fn on_round_ended(&mut self, record: &RoundRecord, out: &mut Vec<Effect>) {
         self.verdicts.clear();
         self.known = 0;
+        self.travel.round_over();
         if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
             let merged = record.merged.iter().any(|entry| entry.peer == self.me);
             let moved = matches!(record.outcome, Outcome::Closed(_));

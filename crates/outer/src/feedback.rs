@@ -116,7 +116,8 @@ impl ErrorFeedback {
         Ok(Encoded {
             blob: contribution.bytes().to_vec(),
             measured: Measured {
-                step_micros: 0, // the trainer's
+                step_micros: 0, // this and the next are not known here
+                kib_micros: 0,
                 residual_milli: residual_milli(square(&self.e), given),
                 rank_milli,
             },

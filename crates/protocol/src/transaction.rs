@@ -72,6 +72,9 @@ pub enum Action {
 pub struct Reveal {
     /// The round contributed to.
     pub round: Round,
+    /// The round for which it was trained: an earlier one where those since were void, and what was sent to
+    /// them is sent again.
+    pub trained: Round,
     /// Address of the encoded pseudo-gradient.
     pub blob: Hash,
     /// Its size.
@@ -119,6 +122,9 @@ pub struct Measured {
     pub rank_milli: u32,
     /// Length of an inner step in microseconds; 0 where it is not known.
     pub step_micros: u32,
+    /// What it took to fetch a KiB of the others' contributions to the last round, in microseconds, while
+    /// at least one was on its way; 0 where it is not known.
+    pub kib_micros: u32,
 }
 
 /// One refused contribution.

@@ -33,7 +33,17 @@ impl World {
     pub(crate) fn carry_out(&mut self, node: u32, effect: Effect) {
         match effect {
             Effect::Submit(action) => self.submit(node, action),
-            Effect::Train { round, share, terms } => self.order_job(node, Job::Train(round, share, terms)),
+            Effect::Train {
+                round,
+                share,
+                terms,
+                kib_micros,
+            } => {
+                if let Some(life) = self.peers[node as usize].life.as_mut() {
+                    life.kib_micros = kib_micros;
+                }
+                self.order_job(node, Job::Train(round, share, terms));
+            }
             Effect::Abort => self.stop_training(node),
             Effect::Fetch { reveal, .. } => match self.blobs.find(&reveal.blob) {
                 Some(blob) => self.fetch(node, reveal.round, blob, 0),

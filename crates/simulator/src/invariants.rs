@@ -167,6 +167,7 @@ impl World {
                 round: of,
                 share,
                 terms,
+                ..
             } => {
                 let fixed = state.round();
                 *of == round && phase == Phase::Commit && share.beacon == fixed.beacon && *terms == fixed.terms

@@ -89,6 +89,8 @@ pub(crate) struct Life {
     pub(crate) timers: u32,
     /// The training that goes on while the last contribution travels.
     pub(crate) ahead: Option<GoneAhead>,
+    /// How long contributions travel, to be revealed with the next one.
+    pub(crate) kib_micros: u32,
 }
 
 /// Training that goes on while a contribution travels. Its steps are computed when they are needed: how many

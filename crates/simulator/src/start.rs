@@ -58,6 +58,7 @@ impl World {
             base: state.core().roots,
             timers: 0,
             ahead: None,
+            kib_micros: 0,
         });
         self.order.noticed[node as usize] = false;
         self.trace.start(now, node, height);

@@ -165,6 +165,7 @@ impl Trace {
             Input::Checkpointed { manifest, .. } => self.note(at, node, 10, manifest.as_bytes()),
             Input::Timer(Timer::Resume) => self.note(at, node, 11, &[]),
             Input::Timer(Timer::Check(round)) => self.note(at, node, 12, &round.0.to_le_bytes()),
+            Input::Timer(Timer::LastCheck(round)) => self.note(at, node, 14, &round.0.to_le_bytes()),
             Input::Leave => self.note(at, node, 13, &[]),
         }
     }

@@ -249,6 +249,7 @@ impl World {
         let tokens = u64::from(terms.steps.0) * u64::from(rules.batch) * u64::from(rules.sequence);
         let reveal = Reveal {
             round,
+            trained: round,
             blob: hash,
             bytes: ByteCount(length as u64),
             steps: terms.steps,
@@ -258,6 +259,7 @@ impl World {
             held_out: micro_nats(trained.held_out),
             measured: Measured {
                 step_micros: u32::try_from(step.0).unwrap_or(u32::MAX),
+                kib_micros: life.kib_micros,
                 ..measured
             },
         };

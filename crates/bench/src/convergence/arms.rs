@@ -6,7 +6,7 @@
 
 use super::{
     campaign::{Arm, Campaign},
-    spec::{Method, Spec},
+    spec::{Method, Spec, model},
 };
 
 /// What is run.
@@ -35,6 +35,10 @@ struct Setting {
     /// H as a multiple of the column's.
     longer: u32,
 }
+
+/// DiLoCoX's ranks, at most an eighth of the model's width: at more, matrices of this size are no smaller than
+/// in four bits a value. (The paper's own 64 is a 32nd of the width of its smallest model.)
+const EIGHTH: &str = "effective-rank";
 
 const DILOCO: (f64, f64, u32) = (0.7, 0.9, 0);
 const PLAIN: (f64, f64, u32) = (1.0, 0.0, 0);
@@ -94,8 +98,8 @@ const OTHERS: [Setting; 8] = [
         longer: 5,
         ..outer_loop("open-diloco", DILOCO, "fp16", 0.0, "none")
     },
-    outer_loop("diloco-x", (0.35, 0.9, 0), "effective-rank-64", 1.0, "round"),
-    outer_loop("diloco-x, no overlap", DILOCO, "effective-rank-64", 1.0, "none"),
+    outer_loop("diloco-x", (0.35, 0.9, 0), EIGHTH, 1.0, "round"),
+    outer_loop("diloco-x, no overlap", DILOCO, EIGHTH, 1.0, "none"),
     outer_loop("diloco-x, no compression", (0.35, 0.9, 0), "dense", 0.0, "round"),
     muon("all-reduce, muon", ALL_REDUCE),
 ];
@@ -129,7 +133,24 @@ const OURS_AUTO: [Setting; 8] = [
     muon("atoll auto, muon, steps", outer_loop("", OURS, "auto", 1.0, "steps-5")),
 ];
 
-/// The names of the arms that short columns and other numbers of replicas have.
+/// Which arms a column has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arms {
+    All,
+    /// What the short run compares.
+    Main,
+    /// What other numbers of replicas compare: the gap, and the paper's method.
+    Few,
+}
+
+const FEW: [&str; 5] = [
+    "all-reduce",
+    "all-reduce, muon",
+    "diloco-x",
+    "atoll auto, steps",
+    "atoll auto, muon, steps",
+];
+
 const MAIN: [&str; 9] = [
     "all-reduce",
     "all-reduce, muon",
@@ -166,6 +187,10 @@ impl Column {
         format!("{size} parameters, N = {replicas}, {rounds} rounds of {inner_steps} steps")
     }
 
+    fn width(&self) -> u32 {
+        model(self.size, 257, self.sequence).map_or(0, |model| model.width)
+    }
+
     fn arm(&self, method: &Setting) -> Arm {
         let spec = |rate: &f64| Spec {
             arm: method.name.into(),
@@ -182,7 +207,10 @@ impl Column {
             outer_lr: method.outer.0,
             outer_momentum: method.outer.1,
             outer_warmup: method.outer.2,
-            codec: method.codec.into(),
+            codec: match method.codec {
+                EIGHTH => format!("{EIGHTH}-{}", self.width() / 8),
+                codec => codec.into(),
+            },
             feedback: method.feedback,
             overlap: method.overlap.into(),
             rho: method.rho,
@@ -194,9 +222,13 @@ impl Column {
         }
     }
 
-    fn arms<'a>(&'a self, main: bool) -> impl Iterator<Item = Arm> + 'a {
+    fn arms<'a>(&'a self, which: Arms) -> impl Iterator<Item = Arm> + 'a {
         let all = OTHERS.iter().chain(&OURS_FIXED).chain(&OURS_AUTO);
-        let wanted = move |method: &&Setting| !main || MAIN.contains(&method.name);
+        let wanted = move |method: &&Setting| match which {
+            Arms::All => true,
+            Arms::Main => MAIN.contains(&method.name),
+            Arms::Few => FEW.contains(&method.name),
+        };
         all.filter(wanted).map(|method| self.arm(method))
     }
 }
@@ -229,8 +261,8 @@ impl Preset {
             .map_or(String::new(), |(column, _)| column.name())
     }
 
-    /// Columns, and whether they have the main arms only.
-    fn columns(self) -> Vec<(Column, bool)> {
+    /// Columns and their arms.
+    fn columns(self) -> Vec<(Column, Arms)> {
         match self {
             Self::Smoke => vec![(
                 Column {
@@ -241,20 +273,27 @@ impl Preset {
                     seeds: 1,
                     ..TABLE
                 },
-                true,
+                Arms::Main,
             )],
             Self::Table => vec![
-                (TABLE, false),
-                (Column { rounds: 32, ..TABLE }, true),
+                (TABLE, Arms::All),
+                (Column { rounds: 32, ..TABLE }, Arms::Main),
                 (
                     Column {
                         replicas: 2,
                         batch: 2,
                         ..TABLE
                     },
-                    true,
+                    Arms::Few,
                 ),
-                (Column { replicas: 8, ..TABLE }, true),
+                (
+                    Column {
+                        replicas: 8,
+                        rounds: 50,
+                        ..TABLE
+                    },
+                    Arms::Few,
+                ),
             ],
             Self::Large => vec![(
                 Column {
@@ -262,7 +301,7 @@ impl Preset {
                     lr: 0.002,
                     ..TABLE
                 },
-                true,
+                Arms::Main,
             )],
         }
     }
@@ -270,7 +309,7 @@ impl Preset {
     /// Everything that it runs.
     pub fn campaign(self) -> Campaign {
         let columns = self.columns();
-        let arms = columns.iter().flat_map(|(column, main)| column.arms(*main));
+        let arms = columns.iter().flat_map(|(column, which)| column.arms(*which));
         Campaign { arms: arms.collect() }
     }
 }
@@ -296,7 +335,7 @@ mod tests {
             let first = preset.main_column();
             assert!(campaign.arms.iter().any(|arm| arm.column == first));
         }
-        assert!(MAIN.iter().all(|name| {
+        assert!(MAIN.iter().chain(&FEW).all(|name| {
             let all = OTHERS.iter().chain(&OURS_FIXED).chain(&OURS_AUTO);
             all.filter(|method| method.name == *name).count() == 1
         }));

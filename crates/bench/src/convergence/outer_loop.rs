@@ -11,7 +11,7 @@ use atoll_ledger::{Observed, Terms};
 use atoll_outer::{Ahead, Contribution, ErrorFeedback, OuterState, Replica, replica};
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, Millis, PeerId, Round, Tokens,
-    charter::Codec,
+    charter::{Codec, Overlap},
     transaction::{AheadFrom, Measured, Reveal},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -232,9 +232,9 @@ impl Loop<'_> {
         if steps == 0 {
             return Ok(());
         }
-        let from = match self.spec.overlap.as_str() {
-            "eager" => AheadFrom::Eager,
-            "round" => AheadFrom::Theta,
+        let from = match self.charter.round.overlap {
+            Overlap::Eager => AheadFrom::Eager,
+            Overlap::Round => AheadFrom::Theta,
             _ => AheadFrom::Own,
         };
         let trainee = &mut self.trainees[who];
@@ -285,6 +285,7 @@ impl Loop<'_> {
 fn reveal(round: Round, contribution: &Contribution, terms: &Terms) -> Reveal {
     Reveal {
         round,
+        trained: round,
         blob: Hash::ZERO,
         bytes: ByteCount(contribution.bytes().len() as u64),
         steps: terms.steps,

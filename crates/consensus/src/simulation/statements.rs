@@ -76,6 +76,7 @@ fn reveal(state: &State, me: PeerId, round: Round) -> Reveal {
     let tokens = u64::from(rules.inner_steps.0) * u64::from(rules.batch) * u64::from(rules.sequence);
     Reveal {
         round,
+        trained: round,
         blob: blob(me, round),
         bytes: ByteCount(1_000),
         steps: rules.inner_steps,

@@ -42,7 +42,7 @@ pub(super) struct Factored {
     pub(super) pieces: Vec<Vec<u8>>,
     /// Q, each column of length 1, or of 0 where there was nothing to find.
     pub(super) q: Vec<f32>,
-    /// exp of the entropy of σ / Σσ, σ being the lengths of Q's columns; 0 for M = 0.
+    /// [`effective_rank`] of M.
     pub(super) effective_rank: f64,
 }
 
@@ -59,10 +59,11 @@ pub(super) fn factor(m: &[f32], shape: Shape, mut q: Vec<f32>, steps: usize) -> 
     let mut pieces = vec![written_factor(&q, shape, unit)];
     pieces.extend(written_bands(&by_rows(&p, shape), shape));
     let lengths = normalize_columns(&mut q, shape.columns);
+    let more = shape.rows.min(shape.columns).saturating_sub(shape.rank);
     Factored {
         pieces,
         q,
-        effective_rank: effective_rank(&lengths),
+        effective_rank: effective_rank(&lengths, square(m, unit), more),
     }
 }
 
@@ -239,12 +240,46 @@ fn normalize_columns(q: &mut [f32], columns: usize) -> Vec<f64> {
     lengths.collect()
 }
 
-/// exp of the entropy of the lengths' shares.
-fn effective_rank(lengths: &[f64]) -> f64 {
-    let sum: f64 = lengths.iter().sum();
-    let shares = lengths.iter().map(|length| length / sum).filter(|share| *share > 0.0);
-    let entropy: f64 = shares.map(|share| -share * share.ln()).sum();
-    if sum > 0.0 { entropy.exp() } else { 0.0 }
+/// The sum of the squares of M · unit.
+fn square(m: &[f32], unit: f32) -> f64 {
+    let chunks = m.par_chunks(1 << 16).map(|chunk| {
+        let squares = chunk.iter().map(|x| f64::from(x * unit) * f64::from(x * unit));
+        squares.sum::<f64>()
+    });
+    // in order, so that threads change nothing
+    chunks.collect::<Vec<_>>().iter().sum()
+}
+
+/// exp of the entropy of σ / Σσ (DiLoCoX, arXiv:2506.21263), σ being singular values: the `lengths` of Q's
+/// columns, and those that were not found, at most `more`. What those hold of `square`, the sum of all
+/// squares, is taken to be in as many as are as large as the least one found: the rank could not grow again if
+/// only what it holds were counted. 0 for M = 0.
+fn effective_rank(lengths: &[f64], square: f64, more: usize) -> f64 {
+    let found: f64 = lengths.iter().map(|length| length * length).sum();
+    let least = lengths
+        .iter()
+        .copied()
+        .filter(|length| *length > 0.0)
+        .fold(f64::INFINITY, f64::min);
+    // less than this is rounding error
+    let rest = Some(square - found).filter(|rest| *rest > square * 1e-6).unwrap_or(0.0);
+    let (count, each) = match (rest / (least * least)).min(more as f64) {
+        count if count > 0.0 => (count, (rest / count).sqrt()),
+        _ => (0.0, 0.0),
+    };
+    let sum = lengths.iter().sum::<f64>() + count * each;
+    if sum <= 0.0 {
+        return 0.0;
+    }
+    let part = |length: f64| {
+        if length > 0.0 {
+            -length / sum * (length / sum).ln()
+        } else {
+            0.0
+        }
+    };
+    let entropy = lengths.iter().copied().map(part).sum::<f64>() + count * part(each);
+    entropy.exp()
 }
 
 #[cfg(test)]
@@ -283,12 +318,12 @@ mod tests {
         m
     }
 
-    fn square(values: impl Iterator<Item = f32>) -> f64 {
+    fn squares(values: impl Iterator<Item = f32>) -> f64 {
         values.map(|x| f64::from(x).powi(2)).sum()
     }
 
     fn lost(m: &[f32], decoded: &[f32]) -> f64 {
-        square(m.iter().zip(decoded).map(|(x, y)| x - y)) / square(m.iter().copied())
+        squares(m.iter().zip(decoded).map(|(x, y)| x - y)) / squares(m.iter().copied())
     }
 
     fn cold(m: &[f32], shape: Shape) -> Factored {
@@ -316,13 +351,17 @@ mod tests {
 
     #[test]
     fn the_effective_rank_is_that_of_the_lengths() {
-        for (lengths, rank) in [
-            (vec![2.0; 5], 5.0),
-            (vec![3.0, 0.0], 1.0),
-            (vec![0.0; 4], 0.0),
-            (vec![], 0.0),
+        for (lengths, square, more, rank) in [
+            (vec![2.0; 5], 20.0, 9, 5.0),
+            (vec![2.0; 5], 32.0, 9, 8.0),
+            (vec![2.0; 5], 32.0, 3, 8.0),
+            (vec![2.0; 5], 60.0, 0, 5.0),
+            (vec![3.0, 0.0], 9.0, 9, 1.0),
+            (vec![0.0; 4], 0.0, 9, 0.0),
+            (vec![], 0.0, 9, 0.0),
         ] {
-            assert!((effective_rank(&lengths) - rank).abs() < 1e-12, "{lengths:?}");
+            let found = effective_rank(&lengths, square, more);
+            assert!((found - rank).abs() < 1e-12, "{lengths:?}, {square}: {found}");
         }
         let shape = Shape {
             rows: 150,
@@ -334,6 +373,9 @@ mod tests {
         (0..4).for_each(|k| m[k * 30 * 140 + k * 30] = 3e-4);
         let found = cold(&m, shape);
         assert!((found.effective_rank - 4.0).abs() < 1e-3, "{}", found.effective_rank);
+        // So it is, nearly, where fewer can be found than there are.
+        let narrow = cold(&m, Shape { rank: 2, ..shape });
+        assert!((narrow.effective_rank - 4.0).abs() < 1e-3, "{}", narrow.effective_rank);
         assert!(lost(&m, &decoded(&found, shape)) < 0.05);
         // What was not found starts anew.
         let known = Warm::new(30, [(0, found.q)]).start(0, 140, 30).0;

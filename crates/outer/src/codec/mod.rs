@@ -35,7 +35,7 @@ use crate::{
     theta::{VectorError, check_len},
     warm::Warm,
 };
-use atoll_protocol::{Hash, Layout, charter::Codec, layout::Tensor};
+use atoll_protocol::{Hash, Layout, charter::Codec, layout::Tensor, limits::RANK_MAX};
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -144,6 +144,7 @@ pub(crate) fn encode_from(
     let ranks: f64 = found.iter().map(|(_, found)| found.effective_rank).sum();
     // A cast saturates; without matrices the quotient is NaN and becomes 0.
     let rank_milli = (1000.0 * ranks / found.len() as f64).round() as u32;
+    let rank_milli = rank_milli.min(1000 * RANK_MAX);
     let mut factors = Vec::with_capacity(found.len());
     for (first, found) in found {
         for (slot, piece) in pieces[first..].iter_mut().zip(found.pieces) {
