@@ -7,7 +7,7 @@ use crate::folder::Folder;
 use atoll_protocol::{Hash, PeerId, Round};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use iroh::{Endpoint, EndpointId};
+use iroh::{Endpoint, EndpointAddr, EndpointId};
 use iroh_blobs::{
     BlobFormat, HashAndFormat,
     api::Store,
@@ -20,7 +20,6 @@ use iroh_blobs::{
             options::{InlineOptions, Options},
         },
     },
-    util::connection_pool::{ConnectionPool, Options as PoolOptions},
 };
 use std::{collections::BTreeSet, time::Duration};
 use thiserror::Error;
@@ -29,9 +28,6 @@ use thiserror::Error;
 const PROVIDER_WAIT: Duration = Duration::from_secs(10);
 /// Slowest link for which a fetch is still waited for, in bytes per second.
 const SLOWEST: u64 = 16 * 1024;
-/// How long a connection stays open that nobody uses: rounds of an hour should not pay for new ones, nor a
-/// peer hold hundreds open for nothing.
-const CONNECTION_IDLE: Duration = Duration::from_secs(60);
 /// How often blobs that nothing names are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -137,27 +133,6 @@ impl Keep {
     }
 }
 
-/// Connections to fetch blobs over: one to a peer, for as long as it is in use. On a slow link the handshakes of
-/// one connection a blob cost as much as the blobs.
-#[derive(Debug, Clone)]
-pub struct Connections {
-    me: EndpointId,
-    pool: ConnectionPool,
-}
-
-impl Connections {
-    /// Over `endpoint`; none is open yet. Must be called in a Tokio runtime.
-    pub fn new(endpoint: &Endpoint) -> Self {
-        let mut options = PoolOptions::default();
-        options.idle_timeout = CONNECTION_IDLE;
-        options.connect_timeout = PROVIDER_WAIT;
-        Self {
-            me: endpoint.id(),
-            pool: ConnectionPool::new(endpoint.clone(), iroh_blobs::ALPN, options),
-        }
-    }
-}
-
 /// The store of one node.
 #[derive(Debug, Clone)]
 pub struct Blobs {
@@ -257,7 +232,7 @@ impl Blobs {
     /// Reads `hash`, fetching it first from the first of `providers` that serves it, and keeps it.
     pub async fn fetch(
         &self,
-        connections: &Connections,
+        endpoint: &Endpoint,
         hash: &Hash,
         size: Size,
         providers: &[PeerId],
@@ -266,19 +241,16 @@ impl Blobs {
         self.keep(hash, keep).await?;
         let mut last = "no peer to ask".to_string();
         if !self.has(hash).await? {
+            let me = endpoint.id();
             let others = providers
                 .iter()
                 .filter_map(|peer| EndpointId::from_bytes(&peer.0).ok())
-                .filter(|id| *id != connections.me);
+                .filter(|id| *id != me);
             for provider in others {
-                match self.fetch_from(connections, hash, size, provider).await {
+                match self.fetch_from(endpoint, hash, size, provider).await {
                     Ok(()) => break,
                     Err(error @ BlobsError::Size { .. }) => return Err(error),
-                    Err(error) => {
-                        last = error.to_string();
-                        // the peer may have started anew, and the next attempt should not wait for the old one
-                        let _ = connections.pool.close(provider).await;
-                    }
+                    Err(error) => last = error.to_string(),
                 }
             }
         }
@@ -303,13 +275,16 @@ impl Blobs {
     /// Asks for the size first: nothing larger than allowed is ever stored.
     async fn fetch_from(
         &self,
-        connections: &Connections,
+        endpoint: &Endpoint,
         hash: &Hash,
         size: Size,
         provider: EndpointId,
     ) -> Result<(), BlobsError> {
         let begin = async {
-            let connection = connections.pool.get_or_connect(provider).await.map_err(peer_error)?;
+            let connection = endpoint
+                .connect(EndpointAddr::new(provider), iroh_blobs::ALPN)
+                .await
+                .map_err(peer_error)?;
             let (bytes, _) = get_verified_size(&connection, &native(hash))
                 .await
                 .map_err(peer_error)?;
@@ -327,8 +302,7 @@ impl Blobs {
             hash: native(hash),
             format: BlobFormat::Raw,
         };
-        let remote = self.store.remote();
-        let transfer = async { remote.fetch((*connection).clone(), content).await.map_err(peer_error) };
+        let transfer = async { self.store.remote().fetch(connection, content).await.map_err(peer_error) };
         let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
         within(limit, transfer).await.map(|_| ())
     }

@@ -1,7 +1,7 @@
 //! Carries out the node machine's effects against the real world.
 
 use crate::{
-    blobs::{Blobs, BlobsError, Connections, Keep, Size},
+    blobs::{Blobs, BlobsError, Keep, Size},
     run::now,
     trainer::{Order, Trainer, Training},
 };
@@ -15,6 +15,7 @@ use atoll_protocol::{
     transaction::Reveal,
 };
 use bytes::Bytes;
+use iroh::Endpoint;
 use std::{
     sync::{
         Arc,
@@ -62,7 +63,7 @@ struct Source {
     layout: Arc<Layout>,
     me: PeerId,
     blobs: Blobs,
-    connections: Connections,
+    endpoint: Endpoint,
 }
 
 impl World {
@@ -71,7 +72,7 @@ impl World {
         charter: Arc<Charter>,
         keypair: Keypair,
         blobs: Blobs,
-        connections: Connections,
+        endpoint: Endpoint,
         consensus: Handle,
         trainer: Trainer,
         inputs: channel::UnboundedSender<Input>,
@@ -86,7 +87,7 @@ impl World {
                 layout,
                 me,
                 blobs,
-                connections,
+                endpoint,
             },
             keypair,
             genesis,
@@ -281,7 +282,7 @@ impl Source {
         let bytes = loop {
             match self
                 .blobs
-                .fetch(&self.connections, &reveal.blob, size, &providers, &keep)
+                .fetch(&self.endpoint, &reveal.blob, size, &providers, &keep)
                 .await
             {
                 Ok(bytes) => break bytes,
@@ -312,7 +313,7 @@ impl Source {
             let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
             blobs.push(
                 self.blobs
-                    .fetch(&self.connections, &entry.blob, size, &providers, &keep)
+                    .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
                     .await?,
             );
         }
@@ -332,7 +333,7 @@ impl Source {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let providers: Vec<PeerId> = self.charter.keys().collect();
         loop {
-            match self.blobs.fetch(&self.connections, &hash, size, &providers, keep).await {
+            match self.blobs.fetch(&self.endpoint, &hash, size, &providers, keep).await {
                 Ok(bytes) => return bytes,
                 Err(error) => {
                     tracing::warn!("waiting for parameters {}: {error}", hash.short());

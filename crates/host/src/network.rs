@@ -1,7 +1,7 @@
 //! The node's one endpoint, and where the others are.
 
 use crate::{
-    blobs::{self, Blobs, Connections},
+    blobs::{self, Blobs},
     folder::{FolderError, read_limited, write_whole},
 };
 use atoll_consensus::Transport;
@@ -150,7 +150,6 @@ pub async fn bind(keypair: &Keypair, settings: &Settings) -> Result<Endpoint, Ne
 pub struct Network {
     router: Router,
     endpoint: Endpoint,
-    connections: Connections,
 }
 
 impl Network {
@@ -167,17 +166,12 @@ impl Network {
             .accept(atoll_consensus::ALPN, transport.clone())
             .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(gate)))
             .spawn();
-        let network = Self {
-            router,
-            connections: Connections::new(&endpoint),
-            endpoint,
-        };
-        Ok((network, transport))
+        Ok((Self { router, endpoint }, transport))
     }
 
-    /// To fetch blobs over.
-    pub fn connections(&self) -> &Connections {
-        &self.connections
+    /// The endpoint, to fetch with.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Where this node listens.

@@ -206,7 +206,7 @@ impl<T: FnMut(&Value)> Running<T> {
             self.charter.clone(),
             self.keypair.clone(),
             self.blobs.clone(),
-            self.network.connections().clone(),
+            self.network.endpoint().clone(),
             self.consensus.clone(),
             trainer,
             inputs_in,
@@ -386,17 +386,11 @@ impl<T: FnMut(&Value)> Running<T> {
     /// A blob of the run, from disk or from any member; asks until somebody has it.
     async fn need(&self, hash: &Hash, what: &'static str) -> anyhow::Result<Bytes> {
         let members: Vec<PeerId> = self.charter.keys().collect();
-        let connections = self.network.connections();
+        let endpoint = self.network.endpoint();
         loop {
             let fetched = self
                 .blobs
-                .fetch(
-                    connections,
-                    hash,
-                    Size::AtMost(BLOB_BYTES_MAX),
-                    &members,
-                    &Keep::Run(what),
-                )
+                .fetch(endpoint, hash, Size::AtMost(BLOB_BYTES_MAX), &members, &Keep::Run(what))
                 .await;
             match fetched {
                 Ok(bytes) => return Ok(bytes),

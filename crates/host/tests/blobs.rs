@@ -91,7 +91,7 @@ impl Side {
     async fn fetch(&self, hash: &Hash, size: Size, from: &Side) -> Result<bytes::Bytes, BlobsError> {
         let keep = Keep::Contribution(Round(0), from.me);
         self.blobs
-            .fetch(self.network.connections(), hash, size, &[from.me], &keep)
+            .fetch(self.network.endpoint(), hash, size, &[from.me], &keep)
             .await
     }
 
