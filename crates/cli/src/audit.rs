@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let report = checked(&arguments.dir);
     match arguments.json {
-        true => println!("{}", report.to_json()),
+        true => say!("{}", report.to_json()),
         false => print(&report),
     }
     Ok(if report.ok() {
@@ -55,16 +55,16 @@ pub(crate) fn print(report: &Report) {
     }
     let problems: Vec<_> = report.all_problems().collect();
     for problem in &problems {
-        println!("WRONG  {}\n       {}", problem.place, problem.what);
+        say!("WRONG  {}\n       {}", problem.place, problem.what);
     }
     match problems.len() {
-        0 => println!("audit passed: every check holds"),
-        n => println!("audit FAILED: {n} problem{}", if n == 1 { "" } else { "s" }),
+        0 => say!("audit passed: every check holds"),
+        n => say!("audit FAILED: {n} problem{}", if n == 1 { "" } else { "s" }),
     }
 }
 
 fn print_folder(folder: &FolderReport) {
-    println!(
+    say!(
         "{} ({})",
         folder.path.display(),
         if folder.node.is_empty() {
@@ -74,8 +74,8 @@ fn print_folder(folder: &FolderReport) {
         }
     );
     if let (Some(genesis), Some(theta)) = (folder.genesis, folder.theta) {
-        println!("  genesis       {genesis}");
-        println!(
+        say!("  genesis       {genesis}");
+        say!(
             "  ledger        {} blocks ({}), {} transactions, {} finality certificates, proven up to block {}",
             folder.height,
             size(folder.block_bytes as f64),
@@ -83,7 +83,7 @@ fn print_folder(folder: &FolderReport) {
             grouped(folder.certificates),
             folder.proven
         );
-        println!(
+        say!(
             "  rounds        {} closed, {} void; {} merges and outer steps computed again{}",
             folder.rounds_closed,
             folder.rounds_void,
@@ -93,17 +93,17 @@ fn print_folder(folder: &FolderReport) {
                 n => format!("; {n} older than the charter keeps"),
             }
         );
-        println!(
+        say!(
             "  blobs         {} ({}) hashed",
             folder.blobs,
             size(folder.blob_bytes as f64)
         );
-        println!("  checkpoints   {} compared with θ", folder.checkpoints.len());
-        println!("  θ             {theta}");
+        say!("  checkpoints   {} compared with θ", folder.checkpoints.len());
+        say!("  θ             {theta}");
     }
-    println!(
+    say!(
         "  seal          {}",
         if folder.sealed { "every file compared" } else { "none" }
     );
-    folder.notes.iter().for_each(|note| println!("  note          {note}"));
+    folder.notes.iter().for_each(|note| say!("  note          {note}"));
 }

@@ -42,11 +42,11 @@ pub(crate) fn init(arguments: &InitArguments) -> anyhow::Result<ExitCode> {
         found::install_charter(&folder, &charter_file::read(path)?)?;
     }
     match arguments.json {
-        true => println!(
+        true => say!(
             "{}",
             json!({ "folder": folder.path().display().to_string(), "key": keypair.peer().to_string() })
         ),
-        false => println!(
+        false => say!(
             "{}\nThis is the node's public key: give it to the founder of a run. The secret is in {}; back it up.",
             keypair.peer(),
             folder.key().display()
@@ -170,7 +170,7 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
     found::install_charter(&folder, &charter)?;
     let path = folder.charter().display().to_string();
     match arguments.json {
-        true => println!(
+        true => say!(
             "{}",
             json!({
                 "charter": path,
@@ -179,7 +179,7 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
                 "parameters": Layout::of(&charter.model).parameters,
             })
         ),
-        false => println!(
+        false => say!(
             "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
             charter.genesis(),
             grouped(tokens)

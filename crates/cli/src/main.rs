@@ -1,5 +1,8 @@
 //! The `atoll` command: arguments, wiring, and the only printing.
 
+#[macro_use]
+mod say;
+
 mod audit;
 mod bench;
 mod demo;
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
     };
     match done {
+        Ok(_) if say::lost() => ExitCode::FAILURE,
         Ok(code) => code,
         Err(error) => {
             eprintln!("atoll: {error:#}");

@@ -2,11 +2,7 @@
 
 use atoll_host::checkpoints::{self, Sampling};
 use serde_json::json;
-use std::{
-    io::{Write as _, stdout},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Continues a text with a checkpoint.
 #[derive(clap::Args)]
@@ -49,23 +45,22 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
         seed: arguments.seed,
     };
     if !arguments.json {
-        print!("{}", arguments.prompt);
+        say_part!("{}", arguments.prompt);
     }
     let (text, tokens) = checkpoint.generate(&arguments.prompt, &sampling, |piece| {
         if !arguments.json {
-            print!("{piece}");
-            let _ = stdout().flush(); // whoever reads may have gone
+            say_part!("{piece}");
         }
     })?;
     match arguments.json {
         true => {
             let path = checkpoint.path.display().to_string();
-            println!(
+            say!(
                 "{}",
                 json!({ "checkpoint": path, "prompt": arguments.prompt, "text": text, "tokens": tokens })
             );
         }
-        false => println!(),
+        false => say!(),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -94,7 +89,7 @@ pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     let report = checkpoint.evaluate(&arguments.data)?;
     let path = checkpoint.path.display().to_string();
     match arguments.json {
-        true => println!(
+        true => say!(
             "{}",
             json!({
                 "checkpoint": path,
@@ -103,9 +98,11 @@ pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
                 "tokens": report.tokens,
             })
         ),
-        false => println!(
+        false => say!(
             "{:.4} nats per token, perplexity {:.2}, over {} tokens ({path})",
-            report.nats_per_token, report.perplexity, report.tokens
+            report.nats_per_token,
+            report.perplexity,
+            report.tokens
         ),
     }
     Ok(ExitCode::SUCCESS)

@@ -102,18 +102,20 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
     for name in Scenario::names() {
         let scenario = read(name)?;
         match json {
-            true => println!(
+            true => say!(
                 "{}",
                 json!({ "name": name, "nodes": scenario.nodes, "rounds": scenario.rounds, "about": scenario.about })
             ),
-            false => println!(
+            false => say!(
                 "{name:<15} {:>4} nodes, {:>2} rounds  {}",
-                scenario.nodes, scenario.rounds, scenario.about
+                scenario.nodes,
+                scenario.rounds,
+                scenario.about
             ),
         }
     }
     if !json {
-        println!("{WILD:<15} all chance: another network for every seed");
+        say!("{WILD:<15} all chance: another network for every seed");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let value = status(folder)?;
     match arguments.json {
-        true => println!("{value}"),
+        true => say!("{value}"),
         false => print(&value),
     }
     Ok(ExitCode::SUCCESS)
@@ -44,39 +44,46 @@ fn phases(pace: &Value) -> String {
 
 fn print(value: &Value) {
     let text = |key: &str| value[key].as_str().unwrap_or("-").to_string();
-    println!("{}  (genesis {})", text("name"), text("genesis"));
-    println!(
+    say!("{}  (genesis {})", text("name"), text("genesis"));
+    say!(
         "  node        {}",
         if value["running"] == true { "running" } else { "stopped" }
     );
-    println!("  block       {}", value["height"]);
-    println!(
+    say!("  block       {}", value["height"]);
+    say!(
         "  round       {} of {}, phase {}",
         value["round"],
         value["rounds"],
         text("phase")
     );
-    println!(
-        "  training    {} steps a round, {} of {} steps done; contributions as {}",
-        value["inner_steps"],
+    let next = match value["inner_steps"].as_u64() {
+        Some(0) | None => String::new(),
+        Some(steps) => format!("; {steps} steps a round, contributions as {}", text("codec")),
+    };
+    say!(
+        "  training    {} of {} steps done{next}",
         value["steps_done"],
-        value["steps"],
-        text("codec")
+        value["steps"]
     );
-    println!("  phases      {}", phases(&value["pace"]));
-    println!(
+    say!("  phases      {}", phases(&value["pace"]));
+    say!(
         "  this round  {} in the roster, {} committed, {} revealed, {} checked, {} roots",
-        value["roster"], value["committed"], value["revealed"], value["checked"], value["roots_posted"]
+        value["roster"],
+        value["committed"],
+        value["revealed"],
+        value["checked"],
+        value["roots_posted"]
     );
-    println!("  θ           {}", text("theta_root"));
+    say!("  θ           {}", text("theta_root"));
     for peer in value["peers"].as_array().into_iter().flatten() {
         let (name, standing) = (
             peer["name"].as_str().unwrap_or("-"),
             peer["standing"].as_str().unwrap_or("-"),
         );
-        println!(
+        say!(
             "  {name:<11} {standing}, merged in {} rounds, {} tokens",
-            peer["rounds_merged"], peer["tokens"]
+            peer["rounds_merged"],
+            peer["tokens"]
         );
     }
     if value["checkpoint"].is_object() {
@@ -85,10 +92,10 @@ fn print(value: &Value) {
         } else {
             "awaited"
         };
-        println!("  checkpoint  of round {}: {recorded}", value["checkpoint"]["round"]);
+        say!("  checkpoint  of round {}: {recorded}", value["checkpoint"]["round"]);
     }
     for round in value["last_rounds"].as_array().into_iter().flatten() {
-        println!(
+        say!(
             "  round {:<5} {}, train loss {:.4}, held-out before {:.4}",
             round["round"],
             round["outcome"].as_str().unwrap_or("-"),

@@ -3,7 +3,11 @@
 mod support;
 
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 use support::{atoll, demo, fresh, last_json, refused, text, tree, well};
 
 fn node(dir: &Path, number: u32) -> String {
@@ -107,7 +111,31 @@ fn its_status_is_told_for_the_whole_and_for_one_node() {
             "{status}"
         );
     }
-    assert!(!well(&["status", &text(dir)]).stdout.is_empty());
+    let told = well(&["status", &text(dir)]).stdout;
+    let told = String::from_utf8_lossy(&told);
+    assert!(
+        told.contains("steps done\n") && !told.contains("0 steps a round"),
+        "{told}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_nobody_reads_is_no_error_and_output_that_is_lost_is() {
+    let (dir, _) = demo();
+    let ends = |out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
+        command.args(["status", &text(dir)]).stdout(out).output().unwrap()
+    };
+    let (reader, gone) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = ends(gone.into());
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = ends(full.into());
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("cannot write to standard output").count(), 1, "{said}");
 }
 
 #[test]

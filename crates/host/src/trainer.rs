@@ -313,9 +313,9 @@ impl Trainer {
             self.blobs.add_durably(blob.clone(), &keep).await
         })?;
         self.replica.set_pending(done.clone(), terms.codec.clone());
-        self.save()?;
+        let moments = self.saved()?;
         let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
-        match self.go_ahead(&local, &contribution, share, (round, terms)) {
+        match self.go_ahead(&local, &contribution, moments, training) {
             Err(error) if is_numeric(&error) => {} // the next round begins from θ
             begun => begun?,
         }
@@ -483,10 +483,16 @@ impl Trainer {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
+        self.saved().map(drop)
+    }
+
+    /// Writes the private state; gives the optimizer's moments in it.
+    fn saved(&mut self) -> anyhow::Result<Vec<u8>> {
         let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.moments());
         let pending = self.replica.pending();
         private.pending = pending.map(|open| (open.reveal.clone(), open.base, open.codec.clone()));
-        Ok(private.write(&self.folder.trainer())?)
+        private.write(&self.folder.trainer())?;
+        Ok(private.optimizer)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     codec::EncodeError,
     feedback::{Encoded, ErrorFeedback, FeedbackError},
     merge::{MergeError, merge},
-    step::{OuterRule, OuterState, StepError},
+    step::{OuterRule, OuterState, StepError, weight_of_momentum},
     theta::{VectorError, check_finite, check_len, pseudo_gradient},
 };
 use atoll_protocol::{
@@ -212,7 +212,7 @@ impl Replica {
         })
     }
 
-    /// Where to train on from while `contribution`, one of `replicas`, travels.
+    /// Where to train on from while `contribution`, one of `replicas` to a round of so many steps, travels.
     /// `local` is w as when it was made. See [`atoll_protocol::charter::Overlap`] for the papers.
     ///
     /// # Errors
@@ -222,22 +222,43 @@ impl Replica {
         from: AheadFrom,
         local: &[f32],
         contribution: &Contribution,
-        replicas: usize,
+        of: (Round, InnerSteps, usize),
     ) -> Result<Ahead, ReplicaError> {
         check_len("local weights", local.len(), self.outer.theta.len())?;
         let start = match from {
             AheadFrom::Own => local.to_vec(),
             AheadFrom::Theta => self.outer.theta.clone(),
-            AheadFrom::Eager => {
-                let usual = self.charter.round.inner_steps;
-                let lr = OuterRule::of(&self.charter.outer, Round(0), usual, usual).lr();
-                let mut sums: Vec<f64> = self.outer.theta.iter().map(|theta| f64::from(*theta)).collect();
-                contribution.add_to(-f64::from(lr) / replicas.max(1) as f64, &mut sums)?;
-                sums.into_iter().map(|sum| sum as f32).collect()
-            }
+            AheadFrom::Eager => self.expected(contribution, of)?,
         };
         check_finite("weights to train on from", &start)?;
         Ok(Ahead { from, start })
+    }
+
+    /// The θ^{t+1} to expect when only D, this replica's part of the round's N, is known: the outer step along
+    /// D/N + (1 − 1/N) · the mean of past pseudo-gradients, which the momentum has. Without momentum, along D.
+    fn expected(
+        &self,
+        contribution: &Contribution,
+        (round, steps, replicas): (Round, InnerSteps, usize),
+    ) -> Result<Vec<f32>, ReplicaError> {
+        let (outer, usual) = (&self.charter.outer, self.charter.round.inner_steps);
+        let rule = OuterRule::of(outer, round, steps, usual);
+        let mut state = self.outer.clone();
+        let weight = weight_of_momentum(outer, round);
+        let past = state.momentum.as_ref().filter(|_| weight > 0.0);
+        let own = match past {
+            Some(_) => 1.0 / replicas.max(1) as f64,
+            None => 1.0,
+        };
+        let others = (1.0 - own) * f64::from(steps.0) / (weight * f64::from(usual.0.max(1)));
+        let mut sums: Vec<f64> = match past {
+            Some(past) => past.iter().map(|v| others * f64::from(*v)).collect(),
+            None => vec![0.0; state.theta.len()],
+        };
+        contribution.add_to(own, &mut sums)?;
+        let delta: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+        state.step(rule, &delta)?;
+        Ok(state.theta)
     }
 
     /// θ + (w − s): where the round goes on whose first steps were taken ahead.

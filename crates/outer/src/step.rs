@@ -32,6 +32,9 @@ pub enum StepError {
     },
 }
 
+/// Of older rounds no momentum below 0.99 keeps anything.
+const ROUNDS_REMEMBERED: u32 = 2000;
+
 fn has(momentum: bool) -> &'static str {
     match momentum {
         true => "has momentum",
@@ -68,10 +71,15 @@ impl OuterRule {
             length: steps.0 as f32 / usual.0.max(1) as f32,
         }
     }
+}
 
-    pub(crate) fn lr(self) -> f32 {
-        self.lr
-    }
+/// v after the rounds before `round` is this times a weighted mean of their pseudo-gradients.
+pub(crate) fn weight_of_momentum(outer: &OuterOptimizer, round: Round) -> f64 {
+    let known = round.0.saturating_sub(ROUNDS_REMEMBERED)..round.0;
+    known.fold(0.0, |weight, round| {
+        let mu = outer.momentum_in(Round(round)).map_or(0.0, nano_f32);
+        f64::from(mu) * weight + 1.0
+    })
 }
 
 /// One element's step with momentum. Every operation rounds to f32 on its own; Rust never fuses them.

@@ -118,8 +118,8 @@ pub enum Overlap {
     None,
     /// s are its own weights, as when it sent. Streaming DiLoCo (arXiv:2501.18512), of one fragment.
     Steps,
-    /// s is θ^t moved by its own share of the outer step, for a transfer that takes about a whole round.
-    /// Eager updates (arXiv:2502.12996).
+    /// s is the θ^{t+1} to expect of its own contribution and of earlier rounds, for a transfer that takes about
+    /// a whole round. Eager updates (arXiv:2502.12996).
     Eager,
     /// s is θ^t: the next contribution knows nothing of the last. DiLoCoX (arXiv:2506.21263).
     Round,

@@ -107,7 +107,7 @@ pub struct Ahead {
 pub enum AheadFrom {
     /// Its own, as when it sent.
     Own,
-    /// θ^t moved by its own share of the outer step.
+    /// The θ^{t+1} to expect of its own contribution and of earlier rounds.
     Eager,
     /// θ^t.
     Theta,

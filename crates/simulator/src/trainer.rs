@@ -270,7 +270,7 @@ impl World {
         let blob = self.blobs.add(self.scenario.nodes, blob, hash);
         self.honest.extend(honest.map(|honest| (blob, honest)));
         let delta = theta.iter().zip(&trained.weights).map(|(theta, w)| theta - w).collect();
-        let ahead = self.ahead(node, blob, &trained.weights, (&share, &terms));
+        let ahead = self.ahead(node, blob, &trained.weights, (round, &share, &terms));
         let safe = self.peers[node as usize].write(self.now, length);
         let codec = terms.codec.clone();
         let made = Box::new(Made {
@@ -284,8 +284,8 @@ impl World {
     }
 
     /// Where a node trains on from while its contribution travels, if the charter has it so.
-    fn ahead(&mut self, node: u32, blob: BlobId, weights: &[f32], of: (&Share, &Terms)) -> Option<GoneAhead> {
-        let (share, terms) = of;
+    fn ahead(&mut self, node: u32, blob: BlobId, weights: &[f32], of: (Round, &Share, &Terms)) -> Option<GoneAhead> {
+        let (round, share, terms) = of;
         let from = match self.charter.round.overlap {
             Overlap::None => return None,
             Overlap::Steps | Overlap::Auto => AheadFrom::Own,
@@ -294,9 +294,8 @@ impl World {
         };
         let contribution = self.blobs.get(blob).read.as_ref().ok()?;
         let life = self.peers[node as usize].life.as_ref()?;
-        let from = life
-            .replica
-            .go_ahead(from, weights, contribution, share.replicas as usize);
+        let of = (round, terms.steps, share.replicas as usize);
+        let from = life.replica.go_ahead(from, weights, contribution, of);
         Some(GoneAhead {
             from: from.ok()?,
             share: share.clone(),

@@ -1,8 +1,8 @@
 //! Which arms there are, and what each preset runs.
 //!
 //! Within a column all arms read the same tokens in the same order. Grids are small, over learning rates, on
-//! the first seed: three for what everybody is measured against, two for the others. Our outer momentum was
-//! chosen on shorter runs of another length.
+//! the first seed: three for what everybody is measured against, two for the others, placed so that the best of
+//! the three is not at an end. Our outer momentum was chosen on shorter runs of another length.
 
 use super::{
     campaign::{Arm, Campaign},
@@ -50,7 +50,7 @@ const ALL_REDUCE: Setting = Setting {
     name: "all-reduce",
     method: Method::AllReduce,
     inner: "adamw",
-    rates: &[0.5, 1.0, 2.0],
+    rates: &[0.25, 0.5, 1.0],
     outer: PLAIN,
     codec: "dense",
     feedback: 0.0,
@@ -69,7 +69,7 @@ const fn outer_loop(
     Setting {
         name,
         method: Method::OuterLoop,
-        rates: &[1.0, 2.0],
+        rates: &[0.5, 1.0],
         outer,
         codec,
         feedback,
@@ -82,7 +82,10 @@ const fn muon(name: &'static str, of: Setting) -> Setting {
     Setting {
         name,
         inner: "muon",
-        rates: &[2.0, 4.0],
+        rates: match of.method {
+            Method::OuterLoop => &[1.0, 2.0],
+            _ => &[1.0, 2.0, 4.0],
+        },
         ..of
     }
 }
@@ -93,6 +96,7 @@ const OTHERS: [Setting; 8] = [
     Setting {
         name: "cocktail-sgd",
         method: Method::Cocktail,
+        rates: &[0.5, 1.0, 2.0],
         ..ALL_REDUCE
     },
     outer_loop("diloco", DILOCO, "dense", 0.0, "none"),

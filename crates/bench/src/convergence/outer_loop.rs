@@ -153,7 +153,7 @@ impl Loop<'_> {
                 .replica
                 .set_pending(reveal(round, &contribution, terms), terms.codec.clone());
             let after = left.saturating_sub(terms.steps.0.into());
-            self.go_ahead(who, &local, &contribution, terms, after)?;
+            self.go_ahead(who, &local, &contribution, (round, terms), after)?;
             contributions.push((peer(who as u32), contribution));
         }
         self.losses
@@ -225,7 +225,7 @@ impl Loop<'_> {
         who: usize,
         local: &[f32],
         contribution: &Contribution,
-        terms: &Terms,
+        (round, terms): (Round, &Terms),
         left: u64,
     ) -> Result<(), RunError> {
         let steps = u64::from(self.spec.ahead()?).min(left).min(terms.steps.0.into());
@@ -238,9 +238,8 @@ impl Loop<'_> {
             _ => AheadFrom::Own,
         };
         let trainee = &mut self.trainees[who];
-        let from = trainee
-            .replica
-            .go_ahead(from, local, contribution, self.spec.replicas as usize)?;
+        let of = (round, terms.steps, self.spec.replicas as usize);
+        let from = trainee.replica.go_ahead(from, local, contribution, of)?;
         trainee.learner.write(from.start())?;
         let first = terms.first_step + u64::from(terms.steps.0);
         let losses = (0..steps).map(|step| self.step(who, first + step));

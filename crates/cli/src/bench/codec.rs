@@ -39,22 +39,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })?;
     spinner.finish_and_clear();
     match arguments.json {
-        true => println!("{}", serde_json::to_string(&report)?),
+        true => say!("{}", serde_json::to_string(&report)?),
         false => print(&report),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn print(report: &codec::Report) {
-    println!(
+    say!(
         "{} values, {} threads, GB/s of f32; a copy: {:.2}\n",
         crate::grouped(report.parameters as u64),
         report.threads,
         report.memcpy_gb_s
     );
-    println!("codec        bytes/param   encode   of copy    check   decode  decode+merge   of copy    error");
+    say!("codec        bytes/param   encode   of copy    check   decode  decode+merge   of copy    error");
     for row in &report.codecs {
-        println!(
+        say!(
             "{:<12} {:>11.4} {:>8.2} {:>8.1}% {:>8.2} {:>8.2} {:>13.2} {:>8.1}% {:>8.4}",
             row.name,
             row.bytes_per_param,

@@ -87,10 +87,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let column = preset.main_column();
     match arguments.json {
-        true => println!("{}", summary(&rows, &column)),
+        true => say!("{}", summary(&rows, &column)),
         false => {
-            println!("{}", table::markdown(&rows));
-            println!("results, table and plot are in {}", out.display());
+            say!("{}", table::markdown(&rows));
+            say!("results, table and plot are in {}", out.display());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -107,14 +107,14 @@ fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Argum
         Progress::Ends { spec, result, done, .. } => {
             bar.set_position(done as u64);
             if arguments.json {
-                println!("{}", json!({ "spec": spec, "result": result }));
+                say!("{}", json!({ "spec": spec, "result": result }));
             } else {
                 let text = format!(
                     "{:<26} lr {:<7} seed {}  loss {:.4}  {:.0} s",
                     spec.arm, spec.lr, spec.seed, result.loss, result.wall_s
                 );
                 match bar.is_hidden() {
-                    true => println!("{text}"),
+                    true => say!("{text}"),
                     false => bar.println(text),
                 }
             }

@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     if !arguments.json {
-        println!(
+        say!(
             "preparing {}: keys, corpus, tokenizer, shards, charter",
             arguments.dir.display()
         );
@@ -115,12 +115,12 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn introduce(arguments: &Arguments, demo: &Demo, parameters: usize) {
     let (model, rules) = (&demo.charter.model, &demo.charter.round);
     let going = if demo.resumed { "going on with" } else { "made" };
-    println!(
+    say!(
         "{going} {}: genesis {}",
         arguments.dir.display(),
         demo.charter.genesis()
     );
-    println!(
+    say!(
         "{} nodes, {} parameters ({} layers, width {}, vocabulary {}), {} rounds of {} steps",
         demo.nodes.len(),
         grouped(parameters as u64),
@@ -177,7 +177,7 @@ fn conclude(
     result["socket_bytes_sent"] = json!(view.sent.iter().sum::<u64>());
     let fell = result["loss_end"].as_f64() < result["loss_start"].as_f64();
     match arguments.json {
-        true => println!("{result}"),
+        true => say!("{result}"),
         false => tell(arguments, view, &result, &report)?,
     }
     Ok(if fell && report.ok() {
@@ -221,7 +221,7 @@ fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> 
     let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
     let curve = plot::curve(&view.curve());
     if !curve.is_empty() {
-        println!("\ntraining loss by step, nats per token, mean over the nodes\n{curve}");
+        say!("\ntraining loss by step, nats per token, mean over the nodes\n{curve}");
     }
     let sampling = Sampling {
         max_tokens: 120,
@@ -232,22 +232,22 @@ fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> 
     };
     let mut opened = checkpoints::open(&arguments.dir)?;
     let (text, _) = opened.generate("/// ", &sampling, |_| {})?;
-    println!("the model writes:\n\n/// {}\n", text.trim_end());
+    say!("the model writes:\n\n/// {}\n", text.trim_end());
     audit::print(report);
     let dir = arguments.dir.display();
-    println!(
+    say!(
         "\nheld-out loss {:.4} → {:.4} nats per token in {:.0} s",
         number("loss_start"),
         number("loss_end"),
         number("wall_seconds")
     );
-    println!(
+    say!(
         "a peer sends {} a round; dense f32 would be {}, per-step all-reduce {}",
         size(number("bytes_per_peer_per_round")),
         size(number("dense_bytes")),
         size(number("all_reduce_bytes"))
     );
-    println!("checkpoint  {}", result["checkpoint"].as_str().unwrap_or("-"));
-    println!("try next    atoll generate {dir} --prompt \"pub fn \"");
+    say!("checkpoint  {}", result["checkpoint"].as_str().unwrap_or("-"));
+    say!("try next    atoll generate {dir} --prompt \"pub fn \"");
     Ok(())
 }

@@ -57,7 +57,7 @@ impl View {
     fn say(&self, line: &str) {
         if self.lines {
             match self.bar.is_hidden() {
-                true => println!("{line}"),
+                true => say!("{line}"),
                 false => self.bar.println(line),
             }
         }

@@ -3,7 +3,7 @@
 //! They are a part of the next round if that comes to them. If it does not, because its training is stopped, or
 //! another θ is adopted, or numbers go bad, they leave no trace: the optimizer's moments are those from before.
 
-use super::{Report, Trainer, is_numeric};
+use super::{Report, Trainer, Training, is_numeric};
 use atoll_learner::Learner as _;
 use atoll_ledger::{Terms, assign::Share};
 use atoll_outer::{Ahead as GoneAhead, Contribution};
@@ -65,14 +65,17 @@ impl Travel {
 }
 
 impl Trainer {
-    /// Begins what the charter wants done while a contribution travels.
+    /// Begins what the charter wants done while a contribution travels. `moments` are the optimizer's now.
     pub(super) fn go_ahead(
         &mut self,
         local: &[f32],
         contribution: &Contribution,
-        share: &Share,
-        (round, terms): (Round, &Terms),
+        moments: Vec<u8>,
+        training: &Training,
     ) -> anyhow::Result<()> {
+        let Training {
+            round, share, terms, ..
+        } = training;
         let first_step = terms.first_step + u64::from(terms.steps.0);
         let left = self.budget().saturating_sub(first_step);
         let most = terms.steps.0.min(u32::try_from(left).unwrap_or(u32::MAX));
@@ -86,7 +89,9 @@ impl Trainer {
             Overlap::Round => AheadFrom::Theta,
         };
         let replicas = usize::try_from(share.replicas).unwrap_or(usize::MAX);
-        let from = self.replica.go_ahead(from, local, contribution, replicas)?;
+        let from = self
+            .replica
+            .go_ahead(from, local, contribution, (*round, terms.steps, replicas))?;
         self.learner.write(from.start())?;
         self.ahead = Some(Underway {
             from,
@@ -98,7 +103,7 @@ impl Trainer {
             taken: 0,
             losses: 0.0,
             aside: None,
-            moments: self.learner.save(),
+            moments,
         });
         Ok(())
     }

@@ -1,0 +1,93 @@
+//! Training ahead: where it starts from, and where it comes back to.
+
+use atoll_outer::{Contribution, ErrorFeedback, OuterState, Replica};
+use atoll_protocol::{
+    InnerSteps, Layout, Nano, PeerId, Round, Tokens,
+    charter::{Codec, OuterOptimizer},
+    tiny_charter,
+    transaction::AheadFrom,
+};
+
+const REPLICAS: u8 = 4;
+
+fn replica(outer: OuterOptimizer) -> Replica {
+    let mut charter = tiny_charter((0..REPLICAS).map(|i| (format!("r{i}"), PeerId([i; 32]))));
+    charter.outer = outer;
+    let layout = Layout::of(&charter.model);
+    let theta = (0..layout.parameters).map(|i| (i % 97) as f32 / 64.0).collect();
+    let state = OuterState::new(theta, &charter.outer);
+    let roots = state.roots();
+    let feedback = ErrorFeedback::new(layout.parameters);
+    Replica::new(charter.into(), layout.into(), (state, roots), feedback, None)
+}
+
+fn layout(replica: &Replica) -> Layout {
+    let layout = Layout::of(&tiny_charter([]).model);
+    assert_eq!(layout.parameters, replica.theta().len());
+    layout
+}
+
+/// w of a replica whose round moves every element by as much, the more the longer it is.
+fn local(replica: &Replica, steps: InnerSteps) -> Vec<f32> {
+    let moved = |(i, theta): (usize, &f32)| theta - (i % 5) as f32 * steps.0 as f32 / 256.0;
+    replica.theta().iter().enumerate().map(moved).collect()
+}
+
+fn contribution(replica: &mut Replica, local: &[f32]) -> Contribution {
+    let (layout, base) = (layout(replica), replica.roots().0);
+    let blob = replica.contribute(local, &Codec::Dense).unwrap().blob;
+    Contribution::read(blob, &layout, &Codec::Dense, &base).unwrap()
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn where_all_do_the_same_in_every_round_what_is_expected_comes() {
+    let lr = Nano(700_000_000);
+    let nesterov = |warmup| OuterOptimizer::Nesterov {
+        lr,
+        momentum: Nano(800_000_000),
+        warmup,
+    };
+    for outer in [OuterOptimizer::Sgd { lr }, nesterov(0), nesterov(3)] {
+        let mut replica = replica(outer.clone());
+        for round in 0..8 {
+            let terms = (Round(round), InnerSteps(if round < 5 { 4 } else { 2 }));
+            let local = local(&replica, terms.1);
+            let contribution = contribution(&mut replica, &local);
+            let of = (terms.0, terms.1, REPLICAS.into());
+            let ahead = replica.go_ahead(AheadFrom::Eager, &local, &contribution, of).unwrap();
+            let all: Vec<_> = (0..REPLICAS)
+                .map(|i| (PeerId([i; 32]), Tokens(1), &contribution))
+                .collect();
+            let merged = replica.merged(&all, terms).unwrap();
+            let off = apart(ahead.start(), &merged.theta);
+            assert!(off < 1e-5, "{outer:?}, round {round}: {off}");
+            assert!(apart(&merged.theta, replica.theta()) > 1e-3);
+            let roots = merged.roots();
+            replica.put_beside(merged, roots);
+            replica.advance(roots).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_was_done_ahead_is_added_to_the_theta_that_came() {
+    let mut replica = replica(OuterOptimizer::Sgd { lr: Nano::ONE });
+    let terms = (Round(0), InnerSteps(4));
+    let local = local(&replica, terms.1);
+    let contribution = contribution(&mut replica, &local);
+    let of = (terms.0, terms.1, REPLICAS.into());
+    let theta = replica.theta().to_vec();
+    for (from, start) in [(AheadFrom::Own, &local), (AheadFrom::Theta, &theta)] {
+        let ahead = replica.go_ahead(from, &local, &contribution, of).unwrap();
+        assert_eq!(ahead.start(), start);
+        let further: Vec<f32> = start.iter().map(|w| w + 0.25).collect();
+        let begin = replica.come_back(&ahead, &further).unwrap();
+        assert!(apart(&begin, &theta.iter().map(|theta| theta + 0.25).collect::<Vec<_>>()) < 1e-6);
+        assert!(replica.come_back(&ahead, &further[1..]).is_err());
+        assert!(replica.come_back(&ahead, &vec![f32::NAN; further.len()]).is_err());
+    }
+}
