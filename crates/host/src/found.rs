@@ -216,7 +216,11 @@ impl Plan {
                 clip: Nano::ONE,
                 matrices: Matrices::AdamW,
             },
-            outer: OuterOptimizer::Sgd { lr: Nano::ONE },
+            outer: OuterOptimizer::Nesterov {
+                lr: Nano::ONE,
+                momentum: Nano(800_000_000),
+                warmup: 10,
+            },
             compression: Compression::Auto { feedback: Nano::ONE },
             deadlines: Deadlines {
                 grace: Millis(5_000),

@@ -4,7 +4,7 @@
 
 mod ahead;
 
-use self::ahead::{Early, Travel, Underway};
+use self::ahead::{Early, Underway};
 use crate::{
     blobs::{Blobs, Keep},
     folder::Folder,
@@ -22,7 +22,8 @@ use atoll_ledger::{
 };
 use atoll_node::Contribution as Done;
 use atoll_outer::{
-    Contribution, ErrorFeedback, OuterState, Pending, Replica, ReplicaError, replica, theta_bytes, theta_from_bytes,
+    Contribution, ErrorFeedback, OuterRule, OuterState, Pending, Replica, ReplicaError, replica, theta_bytes,
+    theta_from_bytes,
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
@@ -135,7 +136,8 @@ pub struct Trainer {
     tokenizer: Tokenizer,
     replica: Replica,
     ahead: Option<Underway>,
-    travel: Travel,
+    /// What the last inner step took.
+    step_seconds: f64,
 }
 
 /// What a trainer is made from.
@@ -195,7 +197,7 @@ impl Trainer {
             tokenizer,
             replica,
             ahead: None,
-            travel: Travel::default(),
+            step_seconds: 0.0,
         })
     }
 
@@ -302,7 +304,7 @@ impl Trainer {
             train_loss: micro_nats(train_loss),
             held_out: micro_nats(held_out),
             measured: Measured {
-                step_micros: (self.travel.step_seconds * 1e6) as u32, // a cast saturates
+                step_micros: (self.step_seconds * 1e6) as u32, // a cast saturates
                 kib_micros: training.kib_micros,
                 ..encoded.measured
             },
@@ -364,7 +366,7 @@ impl Trainer {
         let rate = learning_rate(&charter.inner, global, self.budget());
         let done = self.learner.train_step(&batch, rate)?;
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
-        self.travel.step_seconds = seconds;
+        self.step_seconds = seconds;
         Ok(Step {
             loss: done.loss,
             tokens: batch.targets(),
@@ -407,7 +409,7 @@ impl Trainer {
     }
 
     fn merge(&mut self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<()> {
-        match self.merged(round, plan, terms, blobs) {
+        match self.merged(plan, terms, blobs) {
             Ok(state) => {
                 let (theta, momentum) = state.roots();
                 let keep = Keep::Theta(round.next());
@@ -425,11 +427,11 @@ impl Trainer {
         Ok(())
     }
 
-    fn merged(&self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
+    fn merged(&self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
         let base = self.replica.roots().0;
         let contributions = read_plan(plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
-        let (outer, of) = (self.replica.outer(), (round, terms.steps));
-        apply_plan(outer, plan, &contributions, &self.charter, &self.layout, of)
+        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
+        apply_plan(self.replica.outer(), plan, &contributions, &self.layout, rule)
     }
 
     fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
@@ -556,14 +558,13 @@ pub fn apply_plan(
     outer: &OuterState,
     plan: &[Planned],
     contributions: &[Contribution],
-    charter: &Charter,
     layout: &Layout,
-    of: (Round, InnerSteps),
+    rule: OuterRule,
 ) -> anyhow::Result<OuterState> {
     let inputs: Vec<_> = plan
         .iter()
         .zip(contributions)
         .map(|(entry, c)| (entry.peer, entry.tokens, c))
         .collect();
-    Ok(replica::merged(outer, &inputs, charter, layout, of)?)
+    Ok(replica::merged(outer, &inputs, layout, rule)?)
 }

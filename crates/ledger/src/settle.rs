@@ -7,7 +7,7 @@ use crate::{
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
     CheckReason, Domain, Hash, InnerSteps, MicroNats, Millis, PeerId, Refused, Round, Tokens, encode,
-    transaction::Measured,
+    transaction::{Measured, Reveal},
 };
 
 impl State {
@@ -47,17 +47,14 @@ impl State {
     /// What the round showed that is closing, for the terms of the next.
     fn observed(&self) -> Observed {
         let round = self.round();
-        let merged = round.plan.iter().filter_map(|entry| round.reveals.get(&entry.peer));
-        let measured: Vec<Measured> = merged.map(|revealed| revealed.reveal.measured).collect();
-        let median = |of: fn(&Measured) -> u32| {
-            let mut values: Vec<u32> = measured.iter().map(of).collect();
-            values.sort_unstable();
-            values.get(values.len() / 2).copied().unwrap_or(0)
-        };
+        let merged = || round.plan.iter().filter_map(|entry| round.reveals.get(&entry.peer));
+        let measured: Vec<Measured> = merged().map(|revealed| revealed.reveal.measured).collect();
+        let median = |of: fn(&Measured) -> u32| median(measured.iter().map(of));
         Observed {
             residual_milli: median(|measured| measured.residual_milli),
             rank_milli: median(|measured| measured.rank_milli),
             training: Some(round.terms.length(median(|measured| measured.step_micros))).filter(|length| length.0 > 0),
+            ahead_milli: ahead_milli(merged().map(|revealed| &revealed.reveal)),
             transfer: transfer(&round.plan, median(|measured| measured.kib_micros)),
         }
     }
@@ -359,6 +356,20 @@ impl State {
             events.push(Event::CheckpointDue(ended, roots));
         }
     }
+}
+
+fn median(values: impl Iterator<Item = u32>) -> u32 {
+    let mut values: Vec<u32> = values.collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+/// The share of their steps, in thousandths, that the median peer took before it knew its θ.
+fn ahead_milli<'a>(reveals: impl Iterator<Item = &'a Reveal>) -> u32 {
+    median(reveals.map(|reveal| {
+        let ahead = reveal.ahead.map_or(0, |ahead| u64::from(ahead.steps.0));
+        u32::try_from(1000 * ahead / u64::from(reveal.steps.0.max(1))).unwrap_or(u32::MAX)
+    }))
 }
 
 /// How long a peer needs to fetch the others' contributions, where a KiB takes it so many microseconds. Nothing

@@ -13,13 +13,16 @@
 //! - ‖e‖ / ‖δ‖ says how many rounds of work wait to be sent. Above [`RESIDUAL_MILLI_MAX`] the next round is one
 //!   rung denser; below, where nothing is known of links, one sparser.
 //!
+//! **The outer momentum** is the charter's; where `overlap = auto`, less, the more steps of a round are taken
+//! before its θ is known.
+//!
 //! **Effective rank** is DiLoCoX's rule (arXiv:2506.21263, Algorithm 3): the rank follows the mean effective
 //! rank over a window, and H follows the rank, as the time of transfer does.
 
 use alloc::vec::Vec;
 use atoll_protocol::{
     Charter, InnerSteps, Millis, Nano, Round,
-    charter::{Codec, Compression},
+    charter::{Codec, Compression, Overlap},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -35,6 +38,8 @@ const RESIDUAL_MILLI_MAX: u32 = 6_000;
 const HIDDEN: u64 = 5;
 /// So many void rounds in a row make the next ones sparser.
 const VOIDS_MAX: u8 = 2;
+/// So large a share of steps ahead, in thousandths, leaves the momentum as it is.
+const HARMLESS_MILLI: u32 = 500;
 /// H is never less than this part of the charter's.
 const STEPS_PART_MIN: u32 = 4;
 
@@ -47,10 +52,14 @@ pub struct Terms {
     pub steps: InnerSteps,
     /// Global steps before it: where the learning rate's schedule stands.
     pub first_step: u64,
+    /// Momentum of the outer optimizer, if it has any.
+    pub momentum: Option<Nano>,
     /// Effective ranks of the last rounds, oldest first, where the codec follows them.
     ranks_milli: Vec<u32>,
     /// Rounds in a row in which θ did not move.
     voids: u8,
+    /// Share of its steps that a round began with before it knew its θ, in thousandths.
+    ahead_milli: u32,
 }
 
 /// What a round showed; medians over the peers that were merged.
@@ -64,6 +73,8 @@ pub struct Observed {
     pub training: Option<Millis>,
     /// From the opening of the check phase to the checks, if that is known.
     pub transfer: Option<Millis>,
+    /// Share of the round's steps that were taken ahead, in thousandths.
+    pub ahead_milli: u32,
 }
 
 impl Terms {
@@ -73,8 +84,10 @@ impl Terms {
             codec: charter.compression.first(),
             steps: charter.round.inner_steps,
             first_step: 0,
+            momentum: charter.outer.momentum_in(Round(0)),
             ranks_milli: Vec::new(),
             voids: 0,
+            ahead_milli: 0,
         };
         if let Compression::Auto { feedback } = charter.compression {
             terms.codec = on_rung(first_rung(charter.round.rounds), feedback);
@@ -93,6 +106,13 @@ impl Terms {
     pub fn next(&self, charter: &Charter, round: Round, observed: Option<Observed>) -> Self {
         let mut next = self.clone();
         next.first_step = self.first_step.saturating_add(self.steps.0.into());
+        if let Some(observed) = &observed {
+            next.ahead_milli = observed.ahead_milli;
+        }
+        next.momentum = charter.outer.momentum_in(round.next());
+        if charter.round.overlap == Overlap::Auto {
+            next.momentum = next.momentum.map(|momentum| damped(momentum, next.ahead_milli));
+        }
         let Some(observed) = observed else {
             next.after_void(charter);
             return next;
@@ -136,6 +156,14 @@ impl Terms {
             self.voids = 0;
         }
     }
+}
+
+/// The momentum that is good where this share of a round's steps, in thousandths, is taken before its θ is known:
+/// what the outer step moved too far is put right so much later, and with full momentum it swings ever wider.
+fn damped(momentum: Nano, ahead_milli: u32) -> Nano {
+    let late = ahead_milli.clamp(HARMLESS_MILLI, 1000) - HARMLESS_MILLI;
+    let kept = u64::from(1000 - HARMLESS_MILLI - late);
+    Nano(momentum.0 * kept / u64::from(1000 - HARMLESS_MILLI))
 }
 
 /// Rung 0 is four bits a value.
@@ -303,6 +331,56 @@ mod tests {
             rung_of(&later.codec),
             rung_of(&first.codec) + 1,
             "what does not arrive is too large"
+        );
+    }
+
+    #[test]
+    fn the_momentum_warms_up_and_falls_with_the_share_of_steps_ahead() {
+        let mut charter = charter();
+        charter.outer = atoll_protocol::charter::OuterOptimizer::Nesterov {
+            lr: Nano::ONE,
+            momentum: Nano(800_000_000),
+            warmup: 10,
+        };
+        let momentum = |charter: &Charter, ahead_milli: Option<u32>| {
+            let mut terms = Terms::first(charter);
+            assert_eq!(terms.momentum, Some(Nano(0)));
+            for round in 0..99 {
+                let observed = ahead_milli.map(|ahead_milli| Observed {
+                    ahead_milli,
+                    ..Observed::default()
+                });
+                terms = terms.next(charter, Round(round), observed);
+            }
+            terms.momentum.map(|momentum| momentum.0)
+        };
+        let table = [
+            (None, 800_000_000),
+            (Some(0), 800_000_000),
+            (Some(500), 800_000_000),
+            (Some(750), 400_000_000),
+            (Some(1000), 0),
+            (Some(u32::MAX), 0),
+        ];
+        for (ahead_milli, expected) in table {
+            charter.round.overlap = Overlap::Auto;
+            assert_eq!(momentum(&charter, ahead_milli), Some(expected), "{ahead_milli:?}");
+            charter.round.overlap = Overlap::Steps;
+            assert_eq!(momentum(&charter, ahead_milli), Some(800_000_000));
+        }
+        let (round, observed) = (
+            Round(50),
+            Observed {
+                ahead_milli: 1000,
+                ..Observed::default()
+            },
+        );
+        charter.round.overlap = Overlap::Auto;
+        let late = Terms::first(&charter).next(&charter, round, Some(observed));
+        assert_eq!(
+            late.next(&charter, Round(51), None).momentum,
+            Some(Nano(0)),
+            "a void round says nothing new"
         );
     }
 

@@ -120,16 +120,12 @@ pub struct Replica {
 pub fn merged(
     outer: &OuterState,
     inputs: &[(PeerId, Tokens, &Contribution)],
-    charter: &Charter,
     layout: &Layout,
-    (round, steps): (Round, InnerSteps),
+    rule: OuterRule,
 ) -> Result<OuterState, ReplicaError> {
     let delta = merge(layout, inputs)?;
     let mut next = outer.clone();
-    next.step(
-        OuterRule::of(&charter.outer, round, steps, charter.round.inner_steps),
-        &delta,
-    )?;
+    next.step(rule, &delta)?;
     Ok(next)
 }
 
@@ -212,7 +208,7 @@ impl Replica {
         })
     }
 
-    /// Where to train on from while `contribution`, one of `replicas` to a round of so many steps, travels.
+    /// Where to train on from while `contribution`, one of so many to a round with such an outer step, travels.
     /// `local` is w as when it was made. See [`atoll_protocol::charter::Overlap`] for the papers.
     ///
     /// # Errors
@@ -222,7 +218,7 @@ impl Replica {
         from: AheadFrom,
         local: &[f32],
         contribution: &Contribution,
-        of: (Round, InnerSteps, usize),
+        of: (Round, OuterRule, usize),
     ) -> Result<Ahead, ReplicaError> {
         check_len("local weights", local.len(), self.outer.theta.len())?;
         let start = match from {
@@ -239,18 +235,16 @@ impl Replica {
     fn expected(
         &self,
         contribution: &Contribution,
-        (round, steps, replicas): (Round, InnerSteps, usize),
+        (round, rule, replicas): (Round, OuterRule, usize),
     ) -> Result<Vec<f32>, ReplicaError> {
-        let (outer, usual) = (&self.charter.outer, self.charter.round.inner_steps);
-        let rule = OuterRule::of(outer, round, steps, usual);
         let mut state = self.outer.clone();
-        let weight = weight_of_momentum(outer, round);
+        let weight = weight_of_momentum(&self.charter.outer, round);
         let past = state.momentum.as_ref().filter(|_| weight > 0.0);
         let own = match past {
             Some(_) => 1.0 / replicas.max(1) as f64,
             None => 1.0,
         };
-        let others = (1.0 - own) * f64::from(steps.0) / (weight * f64::from(usual.0.max(1)));
+        let others = (1.0 - own) * f64::from(rule.length()) / weight;
         let mut sums: Vec<f64> = match past {
             Some(past) => past.iter().map(|v| others * f64::from(*v)).collect(),
             None => vec![0.0; state.theta.len()],
@@ -311,9 +305,9 @@ impl Replica {
     pub fn merged(
         &self,
         inputs: &[(PeerId, Tokens, &Contribution)],
-        terms: (Round, InnerSteps),
+        rule: OuterRule,
     ) -> Result<OuterState, ReplicaError> {
-        merged(&self.outer, inputs, &self.charter, &self.layout, terms)
+        merged(&self.outer, inputs, &self.layout, rule)
     }
 
     /// Holds a merged state beside θ until it is known whether a quorum has the same.

@@ -4,7 +4,7 @@ use crate::{
     real::nano_f32,
     theta::{VectorError, check_finite, check_len, root},
 };
-use atoll_protocol::{Hash, InnerSteps, Round, charter::OuterOptimizer};
+use atoll_protocol::{Charter, Hash, InnerSteps, Nano, Round, charter::OuterOptimizer};
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -62,14 +62,20 @@ pub struct OuterRule {
 }
 
 impl OuterRule {
-    /// Those of `outer` in `round`, which has `steps` inner steps where the charter's rounds have `usual`.
-    pub fn of(outer: &OuterOptimizer, round: Round, steps: InnerSteps, usual: InnerSteps) -> Self {
-        let (OuterOptimizer::Sgd { lr } | OuterOptimizer::Nesterov { lr, .. }) = outer;
+    /// Those of a round with this outer momentum, if there is any, and so many inner steps.
+    pub fn of(charter: &Charter, momentum: Option<Nano>, steps: InnerSteps) -> Self {
+        let (OuterOptimizer::Sgd { lr } | OuterOptimizer::Nesterov { lr, .. }) = charter.outer;
+        let InnerSteps(usual) = charter.round.inner_steps;
         Self {
-            lr: nano_f32(*lr),
-            mu: outer.momentum_in(round).map(nano_f32),
-            length: steps.0 as f32 / usual.0.max(1) as f32,
+            lr: nano_f32(lr),
+            mu: momentum.map(nano_f32),
+            length: steps.0 as f32 / usual.max(1) as f32,
         }
+    }
+
+    /// Inner steps of the round as a multiple of the charter's.
+    pub(crate) fn length(self) -> f32 {
+        self.length
     }
 }
 
@@ -177,7 +183,7 @@ fn nesterov(theta: &mut [f32], v: &mut [f32], rule: Nesterov, delta: &[f32]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atoll_protocol::Nano;
+    use atoll_protocol::tiny_charter;
 
     const SGD: OuterOptimizer = OuterOptimizer::Sgd { lr: Nano::ONE };
     const NESTEROV: OuterOptimizer = OuterOptimizer::Nesterov {
@@ -186,8 +192,15 @@ mod tests {
         warmup: 0,
     };
 
+    /// The rule of a round with `steps` inner steps where the charter's rounds have 8.
+    fn rule_of(outer: &OuterOptimizer, steps: u32) -> OuterRule {
+        let mut charter = tiny_charter([]);
+        (charter.outer, charter.round.inner_steps) = (outer.clone(), InnerSteps(8));
+        OuterRule::of(&charter, outer.momentum_in(Round(0)), InnerSteps(steps))
+    }
+
     fn rule(outer: &OuterOptimizer) -> OuterRule {
-        OuterRule::of(outer, Round(0), InnerSteps(8), InnerSteps(8))
+        rule_of(outer, 8)
     }
 
     #[test]
@@ -213,7 +226,7 @@ mod tests {
         // 16 inner steps of 1 each, as two rounds of 8 or as four of 4: the same velocity per step.
         let moved = |steps: u32| {
             let mut state = OuterState::new(vec![0.0], &NESTEROV);
-            let rule = OuterRule::of(&NESTEROV, Round(9), InnerSteps(steps), InnerSteps(8));
+            let rule = rule_of(&NESTEROV, steps);
             for _ in 0..400 {
                 state.step(rule, &[steps as f32]).expect("finite");
             }

@@ -6,6 +6,7 @@ use atoll_outer::{Contribution, OuterRule, OuterState, blob_bytes_max, encode, r
 use atoll_protocol::{
     Hash, InnerSteps, Nano, Round,
     charter::{Codec, OuterOptimizer},
+    tiny_charter,
 };
 use common::{base, codecs, layout, values};
 
@@ -70,7 +71,9 @@ fn optimizer(words: &str) -> OuterOptimizer {
 
 /// A round as long as the charter's, after the warm-up.
 fn rule(outer: &OuterOptimizer) -> OuterRule {
-    OuterRule::of(outer, Round(0), InnerSteps(1), InnerSteps(1))
+    let mut charter = tiny_charter([]);
+    (charter.outer, charter.round.inner_steps) = (outer.clone(), InnerSteps(1));
+    OuterRule::of(&charter, outer.momentum_in(Round(0)), InnerSteps(1))
 }
 
 /// PyTorch may fuse a product with a sum, and a sum near zero then differs in more of its last bits.

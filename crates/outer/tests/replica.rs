@@ -1,8 +1,8 @@
 //! Training ahead: where it starts from, and where it comes back to.
 
-use atoll_outer::{Contribution, ErrorFeedback, OuterState, Replica};
+use atoll_outer::{Contribution, ErrorFeedback, OuterRule, OuterState, Replica};
 use atoll_protocol::{
-    InnerSteps, Layout, Nano, PeerId, Round, Tokens,
+    Charter, InnerSteps, Layout, Nano, PeerId, Round, Tokens,
     charter::{Codec, OuterOptimizer},
     tiny_charter,
     transaction::AheadFrom,
@@ -10,9 +10,15 @@ use atoll_protocol::{
 
 const REPLICAS: u8 = 4;
 
+fn charter(outer: &OuterOptimizer) -> Charter {
+    Charter {
+        outer: outer.clone(),
+        ..tiny_charter((0..REPLICAS).map(|i| (format!("r{i}"), PeerId([i; 32]))))
+    }
+}
+
 fn replica(outer: OuterOptimizer) -> Replica {
-    let mut charter = tiny_charter((0..REPLICAS).map(|i| (format!("r{i}"), PeerId([i; 32]))));
-    charter.outer = outer;
+    let charter = charter(&outer);
     let layout = Layout::of(&charter.model);
     let theta = (0..layout.parameters).map(|i| (i % 97) as f32 / 64.0).collect();
     let state = OuterState::new(theta, &charter.outer);
@@ -54,15 +60,16 @@ fn where_all_do_the_same_in_every_round_what_is_expected_comes() {
     for outer in [OuterOptimizer::Sgd { lr }, nesterov(0), nesterov(3)] {
         let mut replica = replica(outer.clone());
         for round in 0..8 {
-            let terms = (Round(round), InnerSteps(if round < 5 { 4 } else { 2 }));
-            let local = local(&replica, terms.1);
+            let (round, steps) = (Round(round), InnerSteps(if round < 5 { 4 } else { 2 }));
+            let rule = OuterRule::of(&charter(&outer), outer.momentum_in(round), steps);
+            let local = local(&replica, steps);
             let contribution = contribution(&mut replica, &local);
-            let of = (terms.0, terms.1, REPLICAS.into());
+            let of = (round, rule, REPLICAS.into());
             let ahead = replica.go_ahead(AheadFrom::Eager, &local, &contribution, of).unwrap();
             let all: Vec<_> = (0..REPLICAS)
                 .map(|i| (PeerId([i; 32]), Tokens(1), &contribution))
                 .collect();
-            let merged = replica.merged(&all, terms).unwrap();
+            let merged = replica.merged(&all, rule).unwrap();
             let off = apart(ahead.start(), &merged.theta);
             assert!(off < 1e-5, "{outer:?}, round {round}: {off}");
             assert!(apart(&merged.theta, replica.theta()) > 1e-3);
@@ -75,11 +82,12 @@ fn where_all_do_the_same_in_every_round_what_is_expected_comes() {
 
 #[test]
 fn what_was_done_ahead_is_added_to_the_theta_that_came() {
-    let mut replica = replica(OuterOptimizer::Sgd { lr: Nano::ONE });
-    let terms = (Round(0), InnerSteps(4));
-    let local = local(&replica, terms.1);
+    let outer = OuterOptimizer::Sgd { lr: Nano::ONE };
+    let rule = OuterRule::of(&charter(&outer), None, InnerSteps(4));
+    let mut replica = replica(outer);
+    let local = local(&replica, InnerSteps(4));
     let contribution = contribution(&mut replica, &local);
-    let of = (terms.0, terms.1, REPLICAS.into());
+    let of = (Round(0), rule, REPLICAS.into());
     let theta = replica.theta().to_vec();
     for (from, start) in [(AheadFrom::Own, &local), (AheadFrom::Theta, &theta)] {
         let ahead = replica.go_ahead(from, &local, &contribution, of).unwrap();

@@ -123,7 +123,7 @@ pub enum Overlap {
     Eager,
     /// s is θ^t: the next contribution knows nothing of the last. DiLoCoX (arXiv:2506.21263).
     Round,
-    /// [`Overlap::Steps`], or [`Overlap::Eager`] where transfers were found to take most of a round.
+    /// [`Overlap::Steps`], and the more steps are taken so, the lower the outer momentum.
     Auto,
 }
 

@@ -12,6 +12,7 @@ use crate::{
 };
 use atoll_ledger::{Applied, Event, Outcome, Roots, RoundRecord};
 use atoll_node::{Effect, Input, Notice};
+use atoll_outer::OuterRule;
 use atoll_protocol::{
     Action, CheckReason, Domain, Hash, Round, Transaction,
     transaction::{SignedTransaction, commitment},
@@ -54,12 +55,13 @@ impl World {
             },
             Effect::Merge { round, plan, terms } => {
                 let ticket = self.ticket();
+                let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.merging = Some(Gathering {
                         ticket,
                         round,
                         plan,
-                        steps: terms.steps,
+                        rule,
                     });
                 }
                 self.gather(node, ticket);
@@ -323,8 +325,8 @@ impl World {
                 let Some(life) = self.peers[node as usize].life.as_mut() else {
                     return;
                 };
-                if let Some(Gathering { round, plan, steps, .. }) = life.merging.take() {
-                    self.order_job(node, Job::Merge(round, plan, steps));
+                if let Some(Gathering { round, plan, rule, .. }) = life.merging.take() {
+                    self.order_job(node, Job::Merge(round, plan, rule));
                 }
             }
             Some((blob, Some(source))) => {

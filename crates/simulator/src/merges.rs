@@ -2,8 +2,8 @@
 
 use crate::world::World;
 use atoll_ledger::{Planned, Roots};
-use atoll_outer::OuterState;
-use atoll_protocol::{InnerSteps, Round};
+use atoll_outer::{OuterRule, OuterState};
+use atoll_protocol::Round;
 use std::sync::Arc;
 
 /// A merge that somebody has computed: who starts from the same and merges the same gets the same.
@@ -22,7 +22,7 @@ impl World {
         node: u32,
         round: Round,
         plan: &[Planned],
-        steps: InnerSteps,
+        rule: OuterRule,
     ) -> Result<(Arc<OuterState>, Roots), String> {
         let Some(life) = self.peers[node as usize].life.as_ref() else {
             return Err("the node is down".into());
@@ -51,7 +51,7 @@ impl World {
             }
             inputs.push((entry.peer, entry.tokens, contribution));
         }
-        let merged = life.replica.merged(&inputs, (round, steps));
+        let merged = life.replica.merged(&inputs, rule);
         let state = merged.map_err(|error| error.to_string())?;
         let (theta, momentum) = state.roots();
         let roots = Roots { theta, momentum };

@@ -3,8 +3,8 @@
 use crate::{blobs::BlobId, clock::Micros, learner::Learner, random::Random, scenario::Profile, trainer::Job};
 use atoll_ledger::{Planned, Roots, assign::Share};
 use atoll_node::Node;
-use atoll_outer::{Ahead, OuterState, Pending, Replica};
-use atoll_protocol::{Hash, InnerSteps, Keypair, PeerId, Round, charter::Codec};
+use atoll_outer::{Ahead, OuterRule, OuterState, Pending, Replica};
+use atoll_protocol::{Hash, Keypair, PeerId, Round, charter::Codec};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -143,7 +143,7 @@ pub(crate) struct Gathering {
     pub(crate) ticket: u64,
     pub(crate) round: Round,
     pub(crate) plan: Vec<Planned>,
-    pub(crate) steps: InnerSteps,
+    pub(crate) rule: OuterRule,
 }
 
 /// A crash while the effects of one step are carried out.

@@ -10,7 +10,7 @@ use crate::{
 };
 use atoll_ledger::{Planned, Roots, Terms, assign::Share};
 use atoll_node::Input;
-use atoll_outer::{Contribution, OuterState};
+use atoll_outer::{Contribution, OuterRule, OuterState};
 use atoll_protocol::{
     ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens,
     charter::Overlap,
@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) enum Job {
     Train(Round, Share, Terms),
-    Merge(Round, Vec<Planned>, InnerSteps),
+    Merge(Round, Vec<Planned>, OuterRule),
     Advance(Roots),
     Discard,
     Restore(Round),
@@ -210,7 +210,7 @@ impl World {
                 self.save(node, job, Some(made));
             }
             (job, Stage::Private(saved, made)) => self.saved(node, &job, *saved, made),
-            (Job::Merge(round, plan, steps), Stage::Computing) => self.merge(node, round, (plan, steps), busy.since),
+            (Job::Merge(round, plan, rule), Stage::Computing) => self.merge(node, round, (plan, rule), busy.since),
             (Job::Merge(round, ..), Stage::Theta(state, roots)) => self.stored(node, round, &state, roots),
             (Job::Checkpoint(round), _) => self.checkpoint(node, round),
             _ => {}
@@ -294,7 +294,8 @@ impl World {
         };
         let contribution = self.blobs.get(blob).read.as_ref().ok()?;
         let life = self.peers[node as usize].life.as_ref()?;
-        let of = (round, terms.steps, share.replicas as usize);
+        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
+        let of = (round, rule, share.replicas as usize);
         let from = life.replica.go_ahead(from, weights, contribution, of);
         Some(GoneAhead {
             from: from.ok()?,
@@ -354,12 +355,12 @@ impl World {
     }
 
     /// Merges a plan whose blobs are all here, and writes the result.
-    fn merge(&mut self, node: u32, round: Round, (plan, steps): (Vec<Planned>, InnerSteps), since: Micros) {
+    fn merge(&mut self, node: u32, round: Round, (plan, rule): (Vec<Planned>, OuterRule), since: Micros) {
         self.trace.span(node, round, Span::Merge, since, self.now);
         let fails = self.peers[node as usize].fault(Deed::MergeFails, round);
         let merged = match fails {
             true => Err("a fault that was asked for".to_string()),
-            false => self.merged(node, round, &plan, steps),
+            false => self.merged(node, round, &plan, rule),
         };
         let (mut state, mut roots) = match merged {
             Ok(merged) => merged,
@@ -374,7 +375,7 @@ impl World {
         let bytes = 4 * self.layout.parameters * if roots.momentum.is_some() { 2 } else { 1 };
         let safe = self.peers[node as usize].write(self.now, bytes);
         let stage = Stage::Theta(state, roots);
-        self.be_busy(node, Job::Merge(round, plan, steps), stage, safe.since(self.now));
+        self.be_busy(node, Job::Merge(round, plan, rule), stage, safe.since(self.now));
     }
 
     /// A merged θ is on disk.

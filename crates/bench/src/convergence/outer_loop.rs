@@ -8,7 +8,7 @@ use super::{
 };
 use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::{Observed, Terms};
-use atoll_outer::{Ahead, Contribution, ErrorFeedback, OuterState, Replica, replica};
+use atoll_outer::{Ahead, Contribution, ErrorFeedback, OuterRule, OuterState, Replica, replica};
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, Millis, PeerId, Round, Tokens,
     charter::{Codec, Overlap},
@@ -165,10 +165,20 @@ impl Loop<'_> {
             rank_milli: median(measured.iter().map(|m| m.rank_milli).collect()),
             training: None,
             transfer: None,
+            ahead_milli: self.ahead_milli(round, terms)?,
         };
         let mean = (bytes / contributions.len().max(1)) as u64;
         let observed = self.with_link(observed, terms, mean);
         Ok((if self.spec.codec == "fp16" { mean / 2 } else { mean }, observed))
+    }
+
+    /// The share of the round's steps, in thousandths, that were taken before it opened.
+    fn ahead_milli(&self, round: Round, terms: &Terms) -> Result<u32, RunError> {
+        let ahead = self.spec.ahead()?.min(terms.steps.0);
+        Ok(match round {
+            Round(0) => 0,
+            _ => 1000 * ahead / terms.steps.0.max(1),
+        })
     }
 
     /// What a ledger would see of links with the spec's ρ; a step takes a second.
@@ -238,7 +248,8 @@ impl Loop<'_> {
             _ => AheadFrom::Own,
         };
         let trainee = &mut self.trainees[who];
-        let of = (round, terms.steps, self.spec.replicas as usize);
+        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
+        let of = (round, rule, self.spec.replicas as usize);
         let from = trainee.replica.go_ahead(from, local, contribution, of)?;
         trainee.learner.write(from.start())?;
         let first = terms.first_step + u64::from(terms.steps.0);
@@ -270,7 +281,8 @@ impl Loop<'_> {
             return Ok(());
         };
         let outer = first.replica.outer();
-        let merged = replica::merged(outer, &inputs, &self.charter, &self.layout, (round, terms.steps))?;
+        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
+        let merged = replica::merged(outer, &inputs, &self.layout, rule)?;
         let roots = merged.roots();
         for trainee in &mut self.trainees {
             trainee.replica.put_beside(merged.clone(), roots);

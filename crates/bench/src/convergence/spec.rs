@@ -55,7 +55,7 @@ pub struct Spec {
     pub codec: String,
     /// β of the error feedback.
     pub feedback: f64,
-    /// `none`, `steps-T`, `eager`, `eager-T` or `round`: T steps, or as many as a round has.
+    /// `none`, `steps-T`, `auto-T`, `eager`, `eager-T` or `round`: T steps, or as many as a round has.
     pub overlap: String,
     /// ρ of the links, which an adaptive codec follows; 0 tells it nothing of them.
     pub rho: f64,
@@ -164,7 +164,7 @@ impl Spec {
     /// What stands for τ: inner steps taken while a contribution travels.
     pub(super) fn ahead(&self) -> Result<u32, RunError> {
         match self.overlap.split_once('-') {
-            Some(("steps" | "eager", tau)) => tau
+            Some(("steps" | "auto" | "eager", tau)) => tau
                 .parse()
                 .ok()
                 .filter(|tau| *tau <= self.inner_steps)
@@ -174,7 +174,7 @@ impl Spec {
             _ => Err(refuse(
                 "overlap",
                 &self.overlap,
-                "none, steps-T, eager, eager-T or round is allowed",
+                "none, steps-T, auto-T, eager, eager-T or round is allowed",
             )),
         }
     }
@@ -221,6 +221,7 @@ impl Spec {
         charter.round.sequence = self.sequence;
         charter.round.overlap = match self.overlap.split('-').next() {
             Some("steps") => Overlap::Steps,
+            Some("auto") => Overlap::Auto,
             Some("eager") => Overlap::Eager,
             Some("round") => Overlap::Round,
             _ => Overlap::None,

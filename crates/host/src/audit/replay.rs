@@ -11,7 +11,7 @@ use atoll_learner::{
     data::{Dataset, Manifest, Tokenizer},
 };
 use atoll_ledger::{Outcome, Roots, RoundRecord, State};
-use atoll_outer::{OuterState, theta_bytes};
+use atoll_outer::{OuterRule, OuterState, theta_bytes};
 use atoll_protocol::{Charter, Hash, Height, Layout, Round};
 use bytes::Bytes;
 use std::{collections::BTreeSet, fs, sync::Arc};
@@ -167,8 +167,8 @@ impl Replay<'_> {
             &self.layout,
             (&record.terms.codec, &self.roots.theta),
         )?;
-        let of = (record.round, record.terms.steps);
-        apply_plan(state, &record.merged, &read, self.charter, &self.layout, of)
+        let rule = OuterRule::of(self.charter, record.terms.momentum, record.terms.steps);
+        apply_plan(state, &record.merged, &read, &self.layout, rule)
     }
 
     fn stored(&self, roots: Roots) -> Option<OuterState> {

@@ -6,13 +6,12 @@
 use super::{Report, Trainer, Training, is_numeric};
 use atoll_learner::Learner as _;
 use atoll_ledger::{Terms, assign::Share};
-use atoll_outer::{Ahead as GoneAhead, Contribution};
+use atoll_outer::{Ahead as GoneAhead, Contribution, OuterRule};
 use atoll_protocol::{
     InnerSteps, Round,
     charter::Overlap,
     transaction::{Ahead, AheadFrom},
 };
-use std::time::Instant;
 
 /// Training that goes on while a contribution travels.
 pub(super) struct Underway {
@@ -42,28 +41,6 @@ pub(super) struct Early {
     pub(super) ahead: Ahead,
 }
 
-/// How long a contribution is under way, against the steps of a round: from sending it until the next θ is
-/// there. What it waited for does not matter here; so long does a node train ahead.
-#[derive(Default)]
-pub(super) struct Travel {
-    sent: Option<Instant>,
-    seconds: f64,
-    pub(super) step_seconds: f64,
-    round_steps: u32,
-}
-
-impl Travel {
-    fn arrived(&mut self) {
-        if let Some(sent) = self.sent.take() {
-            self.seconds = sent.elapsed().as_secs_f64();
-        }
-    }
-
-    fn takes_most_of_a_round(&self) -> bool {
-        self.seconds > 0.5 * self.step_seconds * f64::from(self.round_steps)
-    }
-}
-
 impl Trainer {
     /// Begins what the charter wants done while a contribution travels. `moments` are the optimizer's now.
     pub(super) fn go_ahead(
@@ -79,19 +56,17 @@ impl Trainer {
         let first_step = terms.first_step + u64::from(terms.steps.0);
         let left = self.budget().saturating_sub(first_step);
         let most = terms.steps.0.min(u32::try_from(left).unwrap_or(u32::MAX));
-        self.travel.sent = Some(Instant::now());
-        self.travel.round_steps = terms.steps.0;
         let from = match self.charter.round.overlap {
             Overlap::None => return Ok(()),
-            Overlap::Auto if self.travel.takes_most_of_a_round() => AheadFrom::Eager,
             Overlap::Steps | Overlap::Auto => AheadFrom::Own,
             Overlap::Eager => AheadFrom::Eager,
             Overlap::Round => AheadFrom::Theta,
         };
+        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
         let replicas = usize::try_from(share.replicas).unwrap_or(usize::MAX);
         let from = self
             .replica
-            .go_ahead(from, local, contribution, (*round, terms.steps, replicas))?;
+            .go_ahead(from, local, contribution, (*round, rule, replicas))?;
         self.learner.write(from.start())?;
         self.ahead = Some(Underway {
             from,
@@ -165,7 +140,6 @@ impl Trainer {
 
     /// What the steps taken ahead come to on the θ that there is now.
     pub(super) fn come_back(&mut self, terms: &Terms) -> anyhow::Result<Option<Early>> {
-        self.travel.arrived();
         // more steps than the round has fit into no contribution to it
         let fits = |ahead: &mut Underway| (1..=terms.steps.0).contains(&ahead.taken);
         let Some(ahead) = self.ahead.take_if(fits) else {
