@@ -40,6 +40,8 @@ const HIDDEN: u64 = 5;
 const VOIDS_MAX: u8 = 2;
 /// So large a share of steps ahead, in thousandths, leaves the momentum as it is.
 const HARMLESS_MILLI: u32 = 500;
+/// What a whole round of steps ahead leaves of the momentum, in thousandths.
+const KEPT_MILLI: u64 = 400;
 /// H is never less than this part of the charter's.
 const STEPS_PART_MIN: u32 = 4;
 
@@ -161,9 +163,9 @@ impl Terms {
 /// The momentum that is good where this share of a round's steps, in thousandths, is taken before its θ is known:
 /// what the outer step moved too far is put right so much later, and with full momentum it swings ever wider.
 fn damped(momentum: Nano, ahead_milli: u32) -> Nano {
-    let late = ahead_milli.clamp(HARMLESS_MILLI, 1000) - HARMLESS_MILLI;
-    let kept = u64::from(1000 - HARMLESS_MILLI - late);
-    Nano(momentum.0 * kept / u64::from(1000 - HARMLESS_MILLI))
+    let late = u64::from(ahead_milli.clamp(HARMLESS_MILLI, 1000) - HARMLESS_MILLI);
+    let lost_milli = late * (1000 - KEPT_MILLI) / u64::from(1000 - HARMLESS_MILLI);
+    Nano(momentum.0 / 1000 * (1000 - lost_milli))
 }
 
 /// Rung 0 is four bits a value.
@@ -358,9 +360,9 @@ mod tests {
             (None, 800_000_000),
             (Some(0), 800_000_000),
             (Some(500), 800_000_000),
-            (Some(750), 400_000_000),
-            (Some(1000), 0),
-            (Some(u32::MAX), 0),
+            (Some(750), 560_000_000),
+            (Some(1000), 320_000_000),
+            (Some(u32::MAX), 320_000_000),
         ];
         for (ahead_milli, expected) in table {
             charter.round.overlap = Overlap::Auto;
@@ -379,7 +381,7 @@ mod tests {
         let late = Terms::first(&charter).next(&charter, round, Some(observed));
         assert_eq!(
             late.next(&charter, Round(51), None).momentum,
-            Some(Nano(0)),
+            Some(Nano(320_000_000)),
             "a void round says nothing new"
         );
     }

@@ -7,9 +7,10 @@
 //! coordinates, never sums: their number changes nothing. What a replica only measures also takes roots and
 //! logarithms.
 //!
-//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`merge()`], [`step`]; [`replica`] joins them.
+//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`robust`], [`merge()`], [`step`]; [`replica`] joins them.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod attack;
 pub mod blob;
 pub mod codec;
 pub mod feedback;
@@ -17,6 +18,7 @@ pub mod merge;
 mod plan;
 pub mod real;
 pub mod replica;
+pub mod robust;
 pub mod step;
 pub mod theta;
 mod warm;

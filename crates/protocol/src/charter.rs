@@ -276,7 +276,7 @@ pub struct CharterError {
     pub allowed: String,
 }
 
-fn refuse(field: &str, value: impl ToString, allowed: impl ToString) -> CharterError {
+pub(crate) fn refuse(field: &str, value: impl ToString, allowed: impl ToString) -> CharterError {
     CharterError {
         field: field.to_string(),
         value: value.to_string(),
@@ -299,7 +299,7 @@ fn nano_text(nano: Nano) -> String {
     }
 }
 
-fn within_nano(field: &str, value: Nano, min: Nano, max: Nano) -> Result<(), CharterError> {
+pub(crate) fn within_nano(field: &str, value: Nano, min: Nano, max: Nano) -> Result<(), CharterError> {
     match min <= value && value <= max {
         true => Ok(()),
         false => Err(refuse(

@@ -23,6 +23,10 @@ pub const CHARTER_BYTES_MAX: usize = 256 * 1024;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Columns of a low-rank factor.
 pub const RANK_MAX: u32 = 1024;
+/// Members of a run whose rule looks at all subsets of the contributions.
+pub const SUBSETS_MEMBERS_MAX: usize = 24;
+/// Contributions that one merge may keep out: as many as would leave no majority anyway.
+pub const UNFIT_MAX: usize = MEMBERS_MAX / 2;
 /// Rounds in one run.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// How far a block's time may be ahead of a validator's own clock.
@@ -32,11 +36,14 @@ pub const DEADLINE_MS_MIN: u64 = 2 * CLOCK_SKEW_MS_MAX;
 
 /// Bytes of the largest `Check` transaction: every replica refused, three bytes each, and the frame.
 const CHECK_BYTES_MAX: usize = MEMBERS_MAX * 3 + 256;
+/// Bytes of the largest `MergeRoot` transaction: seven bytes for each contribution that is kept out, and the frame.
+const MERGE_ROOT_BYTES_MAX: usize = UNFIT_MAX * 7 + 384;
 /// Bytes of the largest member in a charter: key, name and its length.
 const MEMBER_BYTES_MAX: usize = 32 + 4 + NAME_BYTES_MAX;
 
-const _: () = assert!(CHECK_BYTES_MAX <= TRANSACTION_BYTES_MAX);
+const _: () = assert!(CHECK_BYTES_MAX <= TRANSACTION_BYTES_MAX && MERGE_ROOT_BYTES_MAX <= TRANSACTION_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
 const _: () = assert!(BLOCK_TRANSACTIONS_MAX * CHECK_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
+const _: () = assert!(BLOCK_TRANSACTIONS_MAX * MERGE_ROOT_BYTES_MAX + HEADER_BYTES_MAX <= BLOCK_BYTES_MAX);
 const _: () = assert!(MEMBERS_MAX * MEMBER_BYTES_MAX < CHARTER_BYTES_MAX);
 const _: () = assert!(MEMBERS_MAX <= u16::MAX as usize && VALIDATORS_MAX <= MEMBERS_MAX);

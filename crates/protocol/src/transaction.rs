@@ -127,6 +127,65 @@ pub struct Measured {
     pub kib_micros: u32,
 }
 
+/// What a merge made of the contributions: the same for everyone who merges.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub struct Judgement {
+    /// Address of the inner products and weights, as `atoll_outer::robust` writes them; [`Hash::ZERO`] where the
+    /// charter asks for none.
+    pub matrix: Hash,
+    /// Median length of the contributions that were merged, in millionths; 0 where it was not asked for.
+    pub norm_micro: u64,
+    /// What was kept out, ascending by replica.
+    pub unfit: Vec<UnfitReplica>,
+}
+
+/// A contribution that is well formed and was kept out of the merge: seven bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub struct UnfitReplica {
+    /// The contributor's place in the round's roster.
+    pub replica: u16,
+    /// Why.
+    pub reason: Unfit,
+}
+
+/// Why a well-formed contribution is not merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub enum Unfit {
+    /// All its values are 0.
+    Zero,
+    /// It is longer than the charter allows.
+    Long {
+        /// Its length in thousandths of the median of late.
+        times_milli: u32,
+    },
+    /// It is more alike to an earlier one than the charter allows.
+    Alike {
+        /// The earlier one's place in the roster.
+        other: u16,
+        /// Their cosine in ten-thousandths.
+        cosine_myriad: u16,
+    },
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero => f.write_str("all its values are 0"),
+            Self::Long { times_milli } => {
+                let (whole, part) = (times_milli / 1000, times_milli % 1000);
+                write!(f, "it is {whole}.{part:03} times as long as the median of late")
+            }
+            Self::Alike { other, cosine_myriad } => {
+                let (whole, part) = (cosine_myriad / 10_000, cosine_myriad % 10_000);
+                write!(
+                    f,
+                    "its cosine with the contribution of replica {other} is {whole}.{part:04}"
+                )
+            }
+        }
+    }
+}
+
 /// One refused contribution.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Refused {
