@@ -95,6 +95,7 @@ fn statements(state: &State, who: usize) -> [Action; 5] {
             round,
             theta: Hash([7; 32]),
             momentum: None,
+            judgement: atoll_protocol::transaction::Judgement::NONE,
         },
     ]
 }

@@ -137,7 +137,7 @@ fn done(nodes: &mut [Running]) {
 #[test]
 fn three_go_on_without_a_killed_node_which_catches_up_when_it_comes_back() {
     let _alone = alone();
-    let dir = prepared("faults-one", "5", "50");
+    let dir = prepared("faults-one", "10", "50");
     let mut nodes: Vec<Running> = (1..=4).map(|number| Running::node(&node(&dir, number))).collect();
     nodes[3].wait_for("a step of round 1", |event| step_in(event, 1));
     let victim = nodes.pop().unwrap().kill();

@@ -115,6 +115,8 @@ pub enum Keep {
     Run(&'static str),
     /// θ at the start of a round.
     Theta(Round),
+    /// Inner products and weights of a round's contributions.
+    Matrix(Round),
     /// A contribution to a round.
     Contribution(Round, PeerId),
     /// This node's newest contribution. Until the next one it stays, however many rounds are collected: it
@@ -127,6 +129,7 @@ impl Keep {
         match self {
             Self::Run(what) => format!("run/{what}/{hash}"),
             Self::Theta(round) => format!("theta/{:010}/{hash}", round.0),
+            Self::Matrix(round) => format!("matrix/{:010}/{hash}", round.0),
             Self::Contribution(round, peer) => format!("contribution/{:010}/{peer}", round.0),
             Self::Own => "own".to_string(),
         }

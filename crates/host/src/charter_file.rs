@@ -1,5 +1,8 @@
 //! `charter.toml`: the charter as people write it. Refusals name the line, the value and what is allowed.
 
+mod robust;
+
+use self::robust::RobustTable;
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
     charter::{
@@ -37,6 +40,7 @@ struct File {
     inner: InnerTable,
     outer: OuterTable,
     codec: CodecTable,
+    robust: RobustTable,
     deadlines: DeadlinesTable,
     members: Vec<MemberTable>,
 }
@@ -274,6 +278,7 @@ impl File {
             inner: self.inner.into_optimizer()?,
             outer: self.outer.into_optimizer()?,
             compression: self.codec.into_compression()?,
+            robust: self.robust.into_robust()?,
             deadlines: Deadlines {
                 grace: Millis(self.deadlines.grace_ms),
                 reveal: Millis(self.deadlines.reveal_ms),
@@ -503,6 +508,7 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
             },
         },
         codec: CodecTable::of(&charter.compression),
+        robust: RobustTable::of(&charter.robust),
         deadlines: DeadlinesTable {
             grace_ms: charter.deadlines.grace.0,
             reveal_ms: charter.deadlines.reveal.0,

@@ -12,12 +12,13 @@ pub use atoll_learner::data::{Corpus, ingest};
 use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 use atoll_outer::theta_bytes;
 use atoll_protocol::{
-    Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Round,
+    Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Robust, Round,
     charter::{
         CHARTER_VERSION, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer,
         Overlap, RoundRules,
     },
     limits::VALIDATORS_MAX,
+    robust::Weighing,
 };
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -40,6 +41,8 @@ pub struct Plan {
     pub outer: OuterOptimizer,
     /// How the codec of each round is chosen.
     pub compression: Compression,
+    /// What is kept out of a merge, and how the rest is weighed.
+    pub robust: Robust,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Licence of the corpus, if known.
@@ -90,6 +93,7 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         inner: plan.inner,
         outer: plan.outer,
         compression: plan.compression,
+        robust: plan.robust,
         deadlines: plan.deadlines,
         members,
     };
@@ -222,6 +226,13 @@ impl Plan {
                 warmup: 10,
             },
             compression: Compression::Auto { feedback: Nano::ONE },
+            robust: Robust {
+                rule: Weighing::GeometricMedian,
+                mixing: true,
+                clip: true,
+                norm_max: Nano(3 * Nano::ONE.0),
+                cosine_max: Nano(990_000_000),
+            },
             deadlines: Deadlines {
                 grace: Millis(5_000),
                 reveal: Millis(10_000),
@@ -275,6 +286,7 @@ pub(crate) mod tests {
             inner: plan.inner,
             outer: plan.outer,
             compression: plan.compression,
+            robust: plan.robust,
             deadlines: plan.deadlines,
             members,
         };

@@ -4,7 +4,7 @@
 use crate::trainer::Report;
 use atoll_ledger::{Event, Outcome, RoundRecord};
 use atoll_node::Notice;
-use atoll_protocol::{Charter, MicroNats, PeerId};
+use atoll_protocol::{Charter, MicroNats, PeerId, transaction::Unfit};
 use serde_json::{Value, json};
 
 /// Nats per token of a loss as the ledger writes it.
@@ -32,6 +32,9 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
         .refused
         .iter()
         .map(|entry| json!({ "peer": charter.name_of(&entry.peer), "reason": entry.reason.to_string() }));
+    let kept_out = record.kept_out.iter().map(
+        |out| json!({ "peer": charter.name_of(&out.planned.peer), "reason": reason(charter, record, &out.reason) }),
+    );
     let merged = record.merged.iter().map(|entry| {
         json!({
             "peer": charter.name_of(&entry.peer),
@@ -54,8 +57,22 @@ pub fn round_record(charter: &Charter, record: &RoundRecord) -> Value {
         "absent": names(charter, &record.absent),
         "withheld": names(charter, &record.withheld),
         "refused": refused.collect::<Vec<_>>(),
+        "kept_out": kept_out.collect::<Vec<_>>(),
         "merged": merged.collect::<Vec<_>>(),
     })
+}
+
+/// Why a contribution was kept out, with names.
+pub fn reason(charter: &Charter, record: &RoundRecord, reason: &Unfit) -> String {
+    match reason {
+        Unfit::Alike { other, cosine_myriad } => {
+            let other = record.roster.get(usize::from(*other));
+            let name = other.map_or("another".to_string(), |peer| charter.name_of(peer));
+            let cosine = f64::from(*cosine_myriad) / 1e4;
+            format!("its cosine with the contribution of {name} is {cosine:.4}")
+        }
+        other => other.to_string(),
+    }
 }
 
 /// What a block changed; the small steps within a round are left out.

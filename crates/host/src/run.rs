@@ -53,7 +53,7 @@ fn replay(record: &Record, charter: &Arc<Charter>) -> anyhow::Result<Past> {
     let state = record.replay(charter, |_, events| {
         for event in events {
             if let Event::RoundEnded(record) = event {
-                records.insert(record.round, record);
+                records.insert(record.round, *record);
             }
         }
     })?;
@@ -334,7 +334,11 @@ impl<T: FnMut(&Value)> Running<T> {
         Ok(Some(match report {
             Report::HeldOut(..) | Report::Step { .. } | Report::Skipped(..) => return Ok(None),
             Report::Trained(done) => Input::Trained(done),
-            Report::Merged(round, roots) => Input::Merged { round, roots },
+            Report::Merged(round, roots, judgement) => Input::Merged {
+                round,
+                roots,
+                judgement,
+            },
             Report::MergeFailed(round, reason) => Input::MergeFailed { round, reason },
             Report::Adopted(roots) => Input::Adopted(roots),
             Report::Checkpointed(round, manifest, held_out) => Input::Checkpointed {

@@ -40,7 +40,7 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
         );
         for event in events {
             match event {
-                Event::RoundEnded(record) => rounds.push(record),
+                Event::RoundEnded(record) => rounds.push(*record),
                 Event::CheckpointRecorded { round, held_out, .. } => checkpoints.push((round, held_out)),
                 _ => {}
             }

@@ -22,13 +22,13 @@ use atoll_ledger::{
 };
 use atoll_node::Contribution as Done;
 use atoll_outer::{
-    Contribution, ErrorFeedback, OuterRule, OuterState, Pending, Replica, ReplicaError, replica, theta_bytes,
-    theta_from_bytes,
+    Contribution, ErrorFeedback, Input, Merged, Merging, OuterRule, OuterState, Pending, Replica, ReplicaError,
+    replica, robust::judge::Candidate, theta_bytes, theta_from_bytes,
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
     charter::{Codec, OuterOptimizer},
-    transaction::{Measured, Reveal},
+    transaction::{Judgement, Measured, Reveal},
 };
 use bytes::Bytes;
 use std::{
@@ -97,7 +97,7 @@ pub enum Report {
     /// A contribution is on disk.
     Trained(Done),
     /// A merge is done and its θ on disk.
-    Merged(Round, Roots),
+    Merged(Round, Roots, Judgement),
     /// A plan could not be merged.
     MergeFailed(Round, String),
     /// θ is this now.
@@ -410,8 +410,15 @@ impl Trainer {
 
     fn merge(&mut self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<()> {
         match self.merged(plan, terms, blobs) {
-            Ok(state) => {
+            Ok(Merged {
+                state,
+                judgement,
+                matrix,
+            }) => {
                 let (theta, momentum) = state.roots();
+                if let Some(matrix) = matrix {
+                    self.runtime.block_on(self.blobs.add(matrix, &Keep::Matrix(round)))?;
+                }
                 let keep = Keep::Theta(round.next());
                 if let Some(momentum) = &state.momentum {
                     self.runtime.block_on(self.blobs.add(theta_bytes(momentum), &keep))?;
@@ -420,18 +427,22 @@ impl Trainer {
                     .block_on(self.blobs.add_durably(theta_bytes(&state.theta), &keep))?;
                 let roots = Roots { theta, momentum };
                 self.replica.put_beside(state, (theta, momentum));
-                self.report(Report::Merged(round, roots));
+                self.report(Report::Merged(round, roots, judgement));
             }
             Err(error) => self.report(Report::MergeFailed(round, format!("{error:#}"))),
         }
         Ok(())
     }
 
-    fn merged(&self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<OuterState> {
+    fn merged(&self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<Merged> {
         let base = self.replica.roots().0;
         let contributions = read_plan(plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
-        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
-        apply_plan(self.replica.outer(), plan, &contributions, &self.layout, rule)
+        apply_plan(
+            self.replica.outer(),
+            plan,
+            &contributions,
+            (&self.charter, &self.layout, terms),
+        )
     }
 
     fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
@@ -553,18 +564,27 @@ pub fn read_plan(
     plan.iter().zip(blobs).map(read).collect()
 }
 
-/// The state after merging `contributions`, which belong to `plan`, and one outer step.
+/// `contributions`, which belong to `plan`, judged and merged, and one outer step.
 pub fn apply_plan(
     outer: &OuterState,
     plan: &[Planned],
     contributions: &[Contribution],
-    layout: &Layout,
-    rule: OuterRule,
-) -> anyhow::Result<OuterState> {
-    let inputs: Vec<_> = plan
-        .iter()
-        .zip(contributions)
-        .map(|(entry, c)| (entry.peer, entry.tokens, c))
-        .collect();
-    Ok(replica::merged(outer, &inputs, layout, rule)?)
+    (charter, layout, terms): (&Charter, &Layout, &Terms),
+) -> anyhow::Result<Merged> {
+    let inputs = plan.iter().zip(contributions).map(|(entry, contribution)| Input {
+        peer: entry.peer,
+        tokens: entry.tokens,
+        candidate: Candidate {
+            replica: entry.replica,
+            order: entry.order,
+        },
+        contribution,
+    });
+    let merging = Merging {
+        layout,
+        robust: &charter.robust,
+        usual_norm_micro: terms.usual_norm_micro,
+        rule: OuterRule::of(charter, terms.momentum, terms.steps),
+    };
+    Ok(replica::merged(outer, &inputs.collect::<Vec<_>>(), merging)?)
 }

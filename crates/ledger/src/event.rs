@@ -1,6 +1,6 @@
 //! What a block changed, in order: every view of a run is a fold over these.
 
-use crate::{Evidence, Planned, Roots, Terms};
+use crate::{Evidence, KeptOut, Planned, Roots, Terms};
 use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -41,10 +41,24 @@ pub struct RoundRecord {
     pub refused: Vec<Refused>,
     /// What was merged.
     pub merged: Vec<Planned>,
+    /// What was judged and not merged.
+    pub kept_out: Vec<KeptOut>,
+    /// Address of the inner products and weights; [`Hash::ZERO`] where there are none.
+    pub matrix: Hash,
     /// Mean training loss, weighted by tokens, of what was merged.
     pub train_loss: MicroNats,
     /// Mean held-out loss of θ before the round, as measured by those merged.
     pub held_out: MicroNats,
+}
+
+impl RoundRecord {
+    /// Everything that was judged, ascending by peer: what was merged and what was kept out.
+    pub fn plan(&self) -> Vec<Planned> {
+        let kept_out = self.kept_out.iter().map(|out| &out.planned);
+        let mut plan: Vec<Planned> = self.merged.iter().chain(kept_out).cloned().collect();
+        plan.sort_by_key(|planned| planned.peer);
+        plan
+    }
 }
 
 /// Something that happened.
@@ -91,7 +105,7 @@ pub enum Event {
     /// A peer posted its root.
     RootPosted(Round, PeerId, Roots),
     /// A round is over.
-    RoundEnded(RoundRecord),
+    RoundEnded(Box<RoundRecord>),
     /// A checkpoint of the closed round is due.
     CheckpointDue(Round, Roots),
     /// A quorum stated the same checkpoint.

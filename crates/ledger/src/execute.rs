@@ -1,13 +1,15 @@
 //! One transaction: first every check, then the change, so that a refusal changes nothing.
 
-use crate::{Checked, Committed, Event, Evidence, Peer, Phase, Refusal, Revealed, Roots, RoundState, Standing, State};
+use crate::{
+    Checked, Committed, Event, Evidence, Merged, Peer, Phase, Refusal, Revealed, Roots, RoundState, Standing, State,
+};
 use alloc::{boxed::Box, vec::Vec};
 use atoll_protocol::{
     Action, Domain, Hash, InnerSteps, MicroNats, PeerId, RefusedReplica, Round, Signature, Signed, Tokens, Transaction,
     Verified,
     charter::OuterOptimizer,
-    limits::{BLOB_BYTES_MAX, RANK_MAX},
-    transaction::{Reveal, SignedTransaction, commitment},
+    limits::{BLOB_BYTES_MAX, RANK_MAX, UNFIT_MAX},
+    transaction::{Judgement, Reveal, SignedTransaction, commitment},
 };
 
 type Outcome = Result<(), Refusal>;
@@ -42,15 +44,18 @@ impl State {
             Action::Commit { round, commitment } => self.commit(peer, *round, *commitment, signature, events),
             Action::Reveal(reveal) => self.reveal(peer, reveal, signature, events),
             Action::Check { round, refused } => self.check(peer, *round, refused, events),
-            Action::MergeRoot { round, theta, momentum } => self.merge_root(
-                peer,
-                *round,
-                Roots {
+            Action::MergeRoot {
+                round,
+                theta,
+                momentum,
+                judgement,
+            } => {
+                let roots = Roots {
                     theta: *theta,
                     momentum: *momentum,
-                },
-                events,
-            ),
+                };
+                self.merge_root(peer, *round, roots, judgement, events)
+            }
             Action::Checkpoint {
                 round,
                 manifest,
@@ -149,10 +154,13 @@ impl State {
             }
             None => {}
         }
-        self.core_mut()
-            .round
-            .commits
-            .insert(peer, Committed { commitment, signature });
+        let commits = &mut self.core_mut().round.commits;
+        let committed = Committed {
+            commitment,
+            order: u32::try_from(commits.len()).unwrap_or(u32::MAX), // limits keep it far below
+            signature,
+        };
+        commits.insert(peer, committed);
         events.push(Event::Committed(round, peer));
         Ok(())
     }
@@ -263,7 +271,14 @@ impl State {
         Ok(())
     }
 
-    fn merge_root(&mut self, peer: PeerId, round: Round, roots: Roots, events: &mut Vec<Event>) -> Outcome {
+    fn merge_root(
+        &mut self,
+        peer: PeerId,
+        round: Round,
+        roots: Roots,
+        judgement: &Judgement,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
         let current = self.current(peer, round)?;
         if current.roots.contains_key(&peer) {
             return Err(Refusal::Repeated {
@@ -283,7 +298,9 @@ impl State {
                 given: roots.momentum.is_some(),
             });
         }
-        self.core_mut().round.roots.insert(peer, roots);
+        check_judgement(current, judgement)?;
+        let judgement = judgement.clone();
+        self.core_mut().round.roots.insert(peer, Merged { roots, judgement });
         events.push(Event::RootPosted(round, peer, roots));
         Ok(())
     }
@@ -349,5 +366,23 @@ impl State {
         }
         self.core_mut().evidence.insert(peer, evidence.clone());
         events.push(Event::Excluded(peer, Box::new(evidence)));
+    }
+}
+
+/// What is kept out is planned, named once, in order, and not all there is.
+fn check_judgement(round: &RoundState, judgement: &Judgement) -> Outcome {
+    let unfit = &judgement.unfit;
+    if !unfit.windows(2).all(|pair| pair[0].replica < pair[1].replica) {
+        return Err(Refusal::Unfit("must ascend by replica, without repeats"));
+    }
+    let planned = |replica: u16| round.plan.iter().any(|entry| entry.replica == replica);
+    if !unfit.iter().all(|entry| planned(entry.replica)) {
+        return Err(Refusal::Unfit("may name planned contributions only"));
+    }
+    match unfit.len() < round.plan.len() && unfit.len() <= UNFIT_MAX {
+        true => Ok(()),
+        false => Err(Refusal::Unfit(
+            "must leave at least one contribution, and name no more than a merge may keep out",
+        )),
     }
 }

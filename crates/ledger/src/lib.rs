@@ -27,6 +27,8 @@ pub use applied::Applied;
 pub use event::{Event, Outcome, RoundRecord};
 pub use pace::{Delays, Pace, Spread, Window};
 pub use refusal::{BlockError, Refusal};
-pub use round::{Checked, Committed, Evidence, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing};
+pub use round::{
+    Checked, Committed, Evidence, KeptOut, Merged, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing,
+};
 pub use state::{CheckpointState, Core, LastMerge, Limits, State};
 pub use terms::{Observed, Terms};

@@ -122,6 +122,9 @@ pub enum Refusal {
     /// A list that is not as it must be.
     #[error("the check's {0}")]
     CheckList(&'static str),
+    /// What a merge keeps out is not as it must be.
+    #[error("what the merge keeps out {0}")]
+    Unfit(&'static str),
     /// A root without momentum where the optimizer has it, or the reverse.
     #[error("the merge root {} a momentum root, the charter's outer optimizer {}", if *given { "has" } else { "lacks" }, if *given { "has none" } else { "needs one" })]
     Momentum {

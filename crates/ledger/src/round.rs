@@ -4,7 +4,7 @@ use crate::{Terms, pace::Delays};
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
     ByteCount, CheckReason, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
-    transaction::{Reveal, SignedTransaction},
+    transaction::{Judgement, Reveal, SignedTransaction, Unfit, UnfitReplica},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -58,6 +58,8 @@ pub struct Peer {
 pub struct Committed {
     /// Hash that binds peer, round and blob.
     pub commitment: Hash,
+    /// How many had committed before.
+    pub order: u32,
     /// Kept as evidence.
     pub signature: Signature,
 }
@@ -96,6 +98,38 @@ pub struct Planned {
     pub bytes: ByteCount,
     /// Its weight.
     pub tokens: Tokens,
+    /// The contributor's place in the roster.
+    pub replica: u16,
+    /// How many had committed before.
+    pub order: u32,
+}
+
+/// A contribution that was judged and not merged.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct KeptOut {
+    /// The contribution.
+    pub planned: Planned,
+    /// Why.
+    pub reason: Unfit,
+}
+
+impl KeptOut {
+    /// As the merge named it.
+    pub fn entry(&self) -> UnfitReplica {
+        UnfitReplica {
+            replica: self.planned.replica,
+            reason: self.reason,
+        }
+    }
+}
+
+/// What a peer's merge came to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub struct Merged {
+    /// Roots of θ and momentum.
+    pub roots: Roots,
+    /// What was kept out.
+    pub judgement: Judgement,
 }
 
 /// The roots that a peer computed.
@@ -145,10 +179,12 @@ pub struct RoundState {
     pub reveals: BTreeMap<PeerId, Revealed>,
     /// Who checked.
     pub checks: BTreeMap<PeerId, Checked>,
-    /// What is merged, ascending by peer; fixed when the phase Merge begins.
+    /// What is judged and merged, ascending by peer; fixed when the phase Merge begins.
     pub plan: Vec<Planned>,
-    /// Who posted which root.
-    pub roots: BTreeMap<PeerId, Roots>,
+    /// What a quorum made of the plan, when the round closes.
+    pub judgement: Option<Judgement>,
+    /// Who merged to what.
+    pub roots: BTreeMap<PeerId, Merged>,
 }
 
 impl RoundState {
@@ -169,6 +205,7 @@ impl RoundState {
             reveals: BTreeMap::new(),
             checks: BTreeMap::new(),
             plan: Vec::new(),
+            judgement: None,
             roots: BTreeMap::new(),
         }
     }
@@ -216,26 +253,29 @@ impl RoundState {
         counts
     }
 
-    fn root_votes(&self) -> BTreeMap<Roots, usize> {
-        let mut votes: BTreeMap<Roots, usize> = BTreeMap::new();
-        for roots in self.roots.values() {
-            *votes.entry(*roots).or_default() += 1;
+    fn votes(&self) -> BTreeMap<&Merged, usize> {
+        let mut votes: BTreeMap<&Merged, usize> = BTreeMap::new();
+        for merged in self.roots.values() {
+            *votes.entry(merged).or_default() += 1;
         }
         #[cfg(feature = "planted-root-twice")]
         if let Some(first) = self.roots.values().next() {
-            *votes.entry(*first).or_default() += 1;
+            *votes.entry(first).or_default() += 1;
         }
         votes
     }
 
-    /// How many peers posted the root that most peers posted.
+    /// How many peers merged to what most peers merged to.
     pub(crate) fn most_equal_roots(&self) -> usize {
-        self.root_votes().into_values().max().unwrap_or(0)
+        self.votes().into_values().max().unwrap_or(0)
     }
 
-    /// Whether `count` of equal roots there are, and which.
-    pub(crate) fn agreed_roots(&self, count: usize) -> Option<Roots> {
-        let votes = self.root_votes();
-        votes.into_iter().find(|(_, n)| *n >= count).map(|(roots, _)| roots)
+    /// Whether `count` peers merged to the same, and to what.
+    pub(crate) fn agreed(&self, count: usize) -> Option<Merged> {
+        let votes = self.votes();
+        votes
+            .into_iter()
+            .find(|(_, n)| *n >= count)
+            .map(|(merged, _)| merged.clone())
     }
 }

@@ -1,10 +1,11 @@
 //! After a block's transactions: does the phase end, and what follows?
 
 use crate::{
-    CheckpointState, Event, LastMerge, Observed, Phase, Planned, Roots, RoundState, Standing, State, Terms,
+    CheckpointState, Event, KeptOut, LastMerge, Merged, Observed, Phase, Planned, Roots, RoundState, Standing, State,
+    Terms,
     event::{Outcome, RoundRecord},
 };
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
     CheckReason, Domain, Hash, InnerSteps, MicroNats, Millis, PeerId, Refused, Round, Tokens, encode,
     transaction::{Measured, Reveal},
@@ -54,6 +55,7 @@ impl State {
             residual_milli: median(|measured| measured.residual_milli),
             rank_milli: median(|measured| measured.rank_milli),
             training: Some(round.terms.length(median(|measured| measured.step_micros))).filter(|length| length.0 > 0),
+            norm_micro: round.judgement.as_ref().map_or(0, |judgement| judgement.norm_micro),
             ahead_milli: ahead_milli(merged().map(|revealed| &revealed.reveal)),
             transfer: transfer(&round.plan, median(|measured| measured.kib_micros)),
         }
@@ -217,6 +219,11 @@ impl State {
             blob: revealed.reveal.blob,
             bytes: revealed.reveal.bytes,
             tokens: revealed.reveal.tokens,
+            replica: round
+                .replica(peer)
+                .and_then(|place| u16::try_from(place).ok())
+                .unwrap_or(u16::MAX),
+            order: round.commits.get(peer).map_or(u32::MAX, |committed| committed.order),
         };
         round
             .reveals
@@ -250,7 +257,8 @@ impl State {
     fn settle_merge(&mut self, now: Millis, parent: Hash, events: &mut Vec<Event>) -> bool {
         let (round, charter) = (self.round(), self.charter());
         let needed = charter.decisive(round.roster.len());
-        if let Some(roots) = round.agreed_roots(needed) {
+        if let Some(Merged { roots, judgement }) = round.agreed(needed) {
+            self.core_mut().round.judgement = Some(judgement);
             self.end(Outcome::Closed(roots), now, parent, events);
             return true;
         }
@@ -271,6 +279,7 @@ impl State {
         let observed = matches!(outcome, Outcome::Closed(_)).then(|| self.observed());
         let next = self.round().terms.next(self.charter(), record.round, observed);
         self.credit(&record, events);
+        let plan = self.round().plan.clone();
         let core = self.core_mut();
         core.history = Hash::of(Domain::History, &encode(&(core.history, &record)));
         let number = record.round;
@@ -279,21 +288,37 @@ impl State {
                 round: number,
                 base: core.roots,
                 terms: record.terms.clone(),
-                plan: record.merged.clone(),
+                plan,
             });
             core.roots = roots;
         }
-        events.push(Event::RoundEnded(record));
+        events.push(Event::RoundEnded(Box::new(record)));
         self.checkpoint_due(number, next.first_step >= self.budget(), events);
         self.open(number.next(), next, now, parent, events);
     }
 
     fn record(&self, outcome: Outcome, now: Millis) -> RoundRecord {
         let round = self.round();
-        let merged = match outcome {
-            Outcome::Closed(_) => round.plan.clone(),
-            _ => Vec::new(),
+        let plan = match outcome {
+            Outcome::Closed(_) => round.plan.as_slice(),
+            _ => &[],
         };
+        let judgement = round.judgement.as_ref();
+        let reason = |planned: &Planned| {
+            let unfit = judgement.map_or(&[][..], |judgement| &judgement.unfit);
+            unfit
+                .iter()
+                .find(|entry| entry.replica == planned.replica)
+                .map(|entry| entry.reason)
+        };
+        let (mut merged, mut kept_out) = (Vec::new(), Vec::new());
+        for planned in plan {
+            let planned = planned.clone();
+            match reason(&planned) {
+                Some(reason) => kept_out.push(KeptOut { planned, reason }),
+                None => merged.push(planned),
+            }
+        }
         let without = |from: &[PeerId], has: &dyn Fn(&PeerId) -> bool| -> Vec<PeerId> {
             from.iter().filter(|peer| !has(peer)).copied().collect()
         };
@@ -316,6 +341,8 @@ impl State {
             train_loss: mean(reveals().map(|reveal| (reveal.train_loss, reveal.tokens))),
             held_out: mean(reveals().map(|reveal| (reveal.held_out, Tokens(1)))),
             merged,
+            kept_out,
+            matrix: judgement.map_or(Hash::ZERO, |judgement| judgement.matrix),
         }
     }
 

@@ -38,6 +38,8 @@ const RESIDUAL_MILLI_MAX: u32 = 6_000;
 const HIDDEN: u64 = 5;
 /// So many void rounds in a row make the next ones sparser.
 const VOIDS_MAX: u8 = 2;
+/// Rounds whose median lengths are remembered.
+const NORMS: usize = 9;
 /// So large a share of steps ahead, in thousandths, leaves the momentum as it is.
 const HARMLESS_MILLI: u32 = 500;
 /// What a whole round of steps ahead leaves of the momentum, in thousandths.
@@ -56,6 +58,10 @@ pub struct Terms {
     pub first_step: u64,
     /// Momentum of the outer optimizer, if it has any.
     pub momentum: Option<Nano>,
+    /// Median length of contributions over the last rounds, in millionths, if it is known.
+    pub usual_norm_micro: Option<u64>,
+    /// Median lengths in the last rounds, oldest first.
+    norms_micro: Vec<u64>,
     /// Effective ranks of the last rounds, oldest first, where the codec follows them.
     ranks_milli: Vec<u32>,
     /// Rounds in a row in which θ did not move.
@@ -77,6 +83,8 @@ pub struct Observed {
     pub transfer: Option<Millis>,
     /// Share of the round's steps that were taken ahead, in thousandths.
     pub ahead_milli: u32,
+    /// Median length of what was merged, in millionths; 0 where nobody looked.
+    pub norm_micro: u64,
 }
 
 impl Terms {
@@ -87,6 +95,8 @@ impl Terms {
             steps: charter.round.inner_steps,
             first_step: 0,
             momentum: charter.outer.momentum_in(Round(0)),
+            usual_norm_micro: None,
+            norms_micro: Vec::new(),
             ranks_milli: Vec::new(),
             voids: 0,
             ahead_milli: 0,
@@ -110,6 +120,7 @@ impl Terms {
         next.first_step = self.first_step.saturating_add(self.steps.0.into());
         if let Some(observed) = &observed {
             next.ahead_milli = observed.ahead_milli;
+            next.note_norm(observed.norm_micro);
         }
         next.momentum = charter.outer.momentum_in(round.next());
         if charter.round.overlap == Overlap::Auto {
@@ -146,6 +157,18 @@ impl Terms {
             }
         }
         next
+    }
+
+    fn note_norm(&mut self, norm_micro: u64) {
+        if norm_micro == 0 {
+            return;
+        }
+        self.norms_micro.push(norm_micro);
+        let surplus = self.norms_micro.len().saturating_sub(NORMS);
+        self.norms_micro.drain(..surplus);
+        let mut sorted = self.norms_micro.clone();
+        sorted.sort_unstable();
+        self.usual_norm_micro = sorted.get(sorted.len() / 2).copied();
     }
 
     fn after_void(&mut self, charter: &Charter) {

@@ -6,7 +6,7 @@ use atoll_ledger::{BlockError, Event, Outcome, Phase, Refusal, Standing};
 use atoll_protocol::{
     Action, ByteCount, CheckReason, Domain, Hash, InnerSteps, Keypair, MicroNats, Millis, Refused, RefusedReplica,
     Round, Tokens, Transaction,
-    transaction::{Reveal, commitment},
+    transaction::{Judgement, Reveal, commitment},
 };
 use proptest::prelude::*;
 use world::{GRACE, World};
@@ -439,7 +439,7 @@ proptest! {
                        Some(Action::Commit { round, commitment: commitment(&genesis, &peer, round, &World::blob(who)) }) }
                 1 => Some(Action::Reveal(w.reveal_of(who))),
                 2 => Some(Action::Check { round: w.state.round().number, refused: vec![] }),
-                3 => Some(Action::MergeRoot { round: w.state.round().number, theta: Hash([arg % 2; 32]), momentum: None }),
+                3 => Some(Action::MergeRoot { round: w.state.round().number, theta: Hash([arg % 2; 32]), momentum: None, judgement: Judgement::NONE }),
                 4 => Some(Action::Leave { sequence: 1 }),
                 5 => Some(Action::Join { sequence: u32::from(arg % 3) }),
                 6 => Some(Action::Reveal(Reveal { blob: Hash([arg; 32]), ..w.reveal_of(who) })),

@@ -3,7 +3,9 @@
 use alloc::{string::String, sync::Arc, vec::Vec};
 use atoll_ledger::{Applied, Planned, Roots, Terms, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Hash, MicroNats, Millis, PeerId, Round, charter::Codec, transaction::Reveal,
+    Action, CheckReason, Hash, MicroNats, Millis, PeerId, Round,
+    charter::Codec,
+    transaction::{Judgement, Reveal},
 };
 
 /// A finished round's work: encoded, stored on disk, and noted so that a crash cannot make another.
@@ -31,6 +33,8 @@ pub enum Input {
         round: Round,
         /// Roots of the result.
         roots: Roots,
+        /// What was kept out of it.
+        judgement: Judgement,
     },
     /// The plan could not be merged here.
     MergeFailed {

@@ -150,7 +150,11 @@ impl Node {
             Input::Final(applied) => self.on_block(now, &applied, out),
             Input::Trained(contribution) => self.on_trained(contribution, out),
             Input::Fetched { round, peer, verdict } => self.on_fetched(now, (round, peer), verdict, out),
-            Input::Merged { round, roots } => self.on_merged(round, roots, out),
+            Input::Merged {
+                round,
+                roots,
+                judgement,
+            } => self.on_merged(round, roots, judgement, out),
             Input::MergeFailed { round, reason } => self.on_merge_failed(now, round, reason, out),
             Input::Adopted(roots) => self.on_adopted(roots, out),
             Input::Checkpointed {

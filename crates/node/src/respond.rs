@@ -8,7 +8,7 @@ use alloc::{string::String, vec::Vec};
 use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
 use atoll_protocol::{
     Action, CheckReason, Millis, PeerId, RefusedReplica, Round,
-    transaction::{Reveal, commitment},
+    transaction::{Judgement, Reveal, commitment},
 };
 
 impl Node {
@@ -289,11 +289,11 @@ impl Node {
         });
     }
 
-    pub(crate) fn on_merged(&mut self, round: Round, roots: Roots, out: &mut Vec<Effect>) {
+    pub(crate) fn on_merged(&mut self, round: Round, roots: Roots, judgement: Judgement, out: &mut Vec<Effect>) {
         match self.merge {
             Some(Merge::Running(at)) if at == round => {
                 self.merge = Some(Merge::Done(round, roots));
-                self.post_root(round, roots, out);
+                self.post_root(round, roots, judgement, out);
             }
             Some(Merge::Late(at, agreed)) if at == round => {
                 self.take_result(round, roots, agreed, out);
@@ -303,12 +303,13 @@ impl Node {
         }
     }
 
-    fn post_root(&self, round: Round, roots: Roots, out: &mut Vec<Effect>) {
+    fn post_root(&self, round: Round, roots: Roots, judgement: Judgement, out: &mut Vec<Effect>) {
         if self.in_roster() && !self.state.round().roots.contains_key(&self.me) {
             out.push(Effect::Submit(Action::MergeRoot {
                 round,
                 theta: roots.theta,
                 momentum: roots.momentum,
+                judgement,
             }));
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     codec::sink::Add,
     theta::{VectorError, check_len},
 };
-use atoll_protocol::{Layout, PeerId, Tokens};
+use atoll_protocol::{Layout, Nano, PeerId, Tokens};
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -23,7 +23,7 @@ pub enum MergeError {
     #[error("peer {0} has more than one contribution in this merge")]
     Repeated(PeerId),
     /// All weights are 0.
-    #[error("the {0} contributions were made from 0 tokens in all; a merge needs at least 1")]
+    #[error("the {0} contributions weigh 0 in all: a merge needs one of at least 1 token and some weight")]
     NoWeight(usize),
     /// Read with another codec or layout than the first one.
     #[error("the contribution of peer {0} was read with another codec or layout than the first peer's")]
@@ -33,8 +33,39 @@ pub enum MergeError {
     Length(#[from] VectorError),
 }
 
-/// Δ = Σ wᵢ · D(blobᵢ) / Σ wᵢ, w in tokens: P elements. The sum of *all* weights divides every
-/// coordinate, also those that only few peers sent: else one peer would own what nobody else picked.
+/// A contribution and how much it counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Weighed<'a> {
+    /// Whose.
+    pub peer: PeerId,
+    /// Tokens that it was made from.
+    pub tokens: Tokens,
+    /// Its weight beside them; 1 where all count alike.
+    pub weight: Nano,
+    /// By what each tensor is multiplied, in the layout's order; empty stands for 1.
+    pub factors: &'a [f64],
+    /// The contribution.
+    pub contribution: &'a Contribution,
+}
+
+/// [`merge_weighed`] by tokens alone.
+///
+/// # Errors
+/// As there.
+pub fn merge(layout: &Layout, inputs: &[(PeerId, Tokens, &Contribution)]) -> Result<Vec<f32>, MergeError> {
+    let weighed = inputs.iter().map(|(peer, tokens, contribution)| Weighed {
+        peer: *peer,
+        tokens: *tokens,
+        weight: Nano::ONE,
+        factors: &[],
+        contribution,
+    });
+    merge_weighed(layout, &weighed.collect::<Vec<_>>())
+}
+
+/// Δ = Σ wᵢ · cᵢ · D(blobᵢ) / Σ wᵢ: P elements; w is tokens times weight, c a factor for each tensor. The sum
+/// of *all* weights divides every coordinate, also those that only few peers sent: else one peer would own what
+/// nobody else picked.
 ///
 /// Inputs may come in any order. Beside Δ this holds one part of θ in f64 per thread, and no decoded
 /// contribution. Δ is finite: it lies between finite f32 values, and no sum of up to 2^64 · 2^128 per
@@ -42,24 +73,24 @@ pub enum MergeError {
 ///
 /// # Errors
 /// Where there is nothing to merge, a peer stands twice, or a contribution was made for another model.
-pub fn merge(layout: &Layout, inputs: &[(PeerId, Tokens, &Contribution)]) -> Result<Vec<f32>, MergeError> {
+pub fn merge_weighed(layout: &Layout, inputs: &[Weighed<'_>]) -> Result<Vec<f32>, MergeError> {
     let mut inputs = inputs.to_vec();
-    inputs.sort_by_key(|(peer, ..)| *peer);
-    let Some((_, _, first)) = inputs.first() else {
+    inputs.sort_by_key(|input| input.peer);
+    let Some(first) = inputs.first().map(|input| input.contribution) else {
         return Err(MergeError::Empty);
     };
-    if let Some(pair) = inputs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(MergeError::Repeated(pair[0].0));
+    if let Some(pair) = inputs.windows(2).find(|pair| pair[0].peer == pair[1].peer) {
+        return Err(MergeError::Repeated(pair[0].peer));
     }
-    if let Some((peer, ..)) = inputs.iter().find(|(_, _, other)| other.plan != first.plan) {
-        return Err(MergeError::Mixed(*peer));
+    if let Some(other) = inputs.iter().find(|input| input.contribution.plan != first.plan) {
+        return Err(MergeError::Mixed(other.peer));
     }
     check_len("contribution", first.parameters(), layout.parameters)?;
-    let total: u128 = inputs.iter().map(|(_, tokens, _)| u128::from(tokens.0)).sum();
-    if total == 0 {
+    let weight = |input: &Weighed<'_>| input.tokens.0 as f64 * (input.weight.0 as f64 / Nano::ONE.0 as f64);
+    let total: f64 = inputs.iter().map(weight).sum();
+    if total == 0.0 {
         return Err(MergeError::NoWeight(inputs.len()));
     }
-    let total = total as f64;
     let mut delta = vec![0.0; layout.parameters];
     let shares = first.plan.split_mut(&mut delta);
     shares
@@ -67,9 +98,10 @@ pub fn merge(layout: &Layout, inputs: &[(PeerId, Tokens, &Contribution)]) -> Res
         .for_each_init(Vec::new, |sums, (index, part, share)| {
             sums.clear();
             sums.resize(part.len, 0.0);
-            for (_, tokens, contribution) in &inputs {
-                let weight = tokens.0 as f64;
-                contribution.read_part(index, &mut Add { weight, sums });
+            for input in inputs.iter().filter(|input| input.weight > Nano(0)) {
+                let factor = input.factors.get(part.tensor).copied().unwrap_or(1.0);
+                let weight = weight(input) * factor;
+                input.contribution.read_part(index, &mut Add { weight, sums });
             }
             for (mean, sum) in share.iter_mut().zip(sums.iter()) {
                 *mean = (sum / total) as f32;
@@ -83,7 +115,7 @@ mod tests {
     use super::*;
     use crate::codec::encode;
     use atoll_protocol::{
-        Hash, Nano,
+        Hash,
         charter::Codec,
         layout::{Role, Tensor},
     };

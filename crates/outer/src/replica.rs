@@ -14,14 +14,18 @@ use crate::{
     blob::{BlobError, Contribution},
     codec::EncodeError,
     feedback::{Encoded, ErrorFeedback, FeedbackError},
-    merge::{MergeError, merge},
+    merge::{MergeError, Weighed, merge_weighed},
+    robust::{
+        Mixed, grams,
+        judge::{Candidate, Judged, judge},
+    },
     step::{OuterRule, OuterState, StepError, weight_of_momentum},
     theta::{VectorError, check_finite, check_len, pseudo_gradient},
 };
 use atoll_protocol::{
-    Charter, Hash, InnerSteps, Layout, PeerId, Round, Tokens,
+    Charter, Hash, InnerSteps, Layout, Nano, PeerId, Robust, Round, Tokens,
     charter::Codec,
-    transaction::{AheadFrom, Reveal},
+    transaction::{AheadFrom, Judgement, Reveal},
 };
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -113,20 +117,86 @@ pub struct Replica {
     pending: Option<Pending>,
 }
 
-/// `outer` after merging `inputs` and one outer step: what a replica computes and an auditor computes again.
+/// A contribution that is to be judged and merged.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Whose.
+    pub peer: PeerId,
+    /// Tokens that it was made from.
+    pub tokens: Tokens,
+    /// As the gates see it.
+    pub candidate: Candidate,
+    /// The contribution.
+    pub contribution: &'a Contribution,
+}
+
+/// How a round is merged.
+#[derive(Debug, Clone, Copy)]
+pub struct Merging<'a> {
+    /// The model's.
+    pub layout: &'a Layout,
+    /// The charter's.
+    pub robust: &'a Robust,
+    /// Median length of contributions of late, in millionths, if it is known.
+    pub usual_norm_micro: Option<u64>,
+    /// The outer step.
+    pub rule: OuterRule,
+}
+
+/// What a merge came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merged {
+    /// θ and momentum after it.
+    pub state: OuterState,
+    /// What was kept out.
+    pub judgement: Judgement,
+    /// The blob of inner products and weights, if the charter asks for any.
+    pub matrix: Option<Vec<u8>>,
+}
+
+/// `outer` after judging and merging `inputs` and one outer step: what a replica computes and an auditor
+/// computes again. Inputs may come in any order.
 ///
 /// # Errors
 /// Where the contributions cannot be merged, or the step would leave the range of f32.
-pub fn merged(
-    outer: &OuterState,
-    inputs: &[(PeerId, Tokens, &Contribution)],
-    layout: &Layout,
-    rule: OuterRule,
-) -> Result<OuterState, ReplicaError> {
-    let delta = merge(layout, inputs)?;
-    let mut next = outer.clone();
-    next.step(rule, &delta)?;
-    Ok(next)
+pub fn merged(outer: &OuterState, inputs: &[Input<'_>], merging: Merging<'_>) -> Result<Merged, ReplicaError> {
+    let Merging { layout, robust, .. } = merging;
+    let mut inputs = inputs.to_vec();
+    inputs.sort_by_key(|input| input.peer);
+    let plain = *robust == Robust::PLAIN || inputs.len() < 2;
+    let judged = match plain {
+        true => None,
+        false => Some(judged(&inputs, merging)?),
+    };
+    let share = |i: usize| judged.as_ref().and_then(|judged| judged.shares.get(i));
+    let weighed = inputs.iter().enumerate().map(|(i, input)| Weighed {
+        peer: input.peer,
+        tokens: input.tokens,
+        weight: share(i).map_or(Nano::ONE, |share| share.weight),
+        factors: share(i).map_or(&[], |share| &share.factors),
+        contribution: input.contribution,
+    });
+    let delta = merge_weighed(layout, &weighed.collect::<Vec<_>>())?;
+    let mut state = outer.clone();
+    state.step(merging.rule, &delta)?;
+    let matrix = judged.as_ref().map(|judged| judged.matrix.to_bytes());
+    let judgement = Judgement {
+        matrix: matrix.as_deref().map_or(Hash::ZERO, Hash::of_blob),
+        norm_micro: judged.as_ref().map_or(0, |judged| judged.norm_micro),
+        unfit: judged.map_or(Vec::new(), |judged| judged.unfit),
+    };
+    Ok(Merged {
+        state,
+        judgement,
+        matrix,
+    })
+}
+
+fn judged(inputs: &[Input<'_>], merging: Merging<'_>) -> Result<Judged, ReplicaError> {
+    let contributions: Vec<&Contribution> = inputs.iter().map(|input| input.contribution).collect();
+    let grams = grams(&contributions).map_err(|Mixed(other)| MergeError::Mixed(inputs[other].peer))?;
+    let candidates: Vec<Candidate> = inputs.iter().map(|input| input.candidate).collect();
+    Ok(judge(&grams, &candidates, merging.usual_norm_micro, merging.robust))
 }
 
 impl Replica {
@@ -304,10 +374,17 @@ impl Replica {
     /// Where the contributions cannot be merged, or the step would leave the range of f32.
     pub fn merged(
         &self,
-        inputs: &[(PeerId, Tokens, &Contribution)],
+        inputs: &[Input<'_>],
+        usual_norm_micro: Option<u64>,
         rule: OuterRule,
-    ) -> Result<OuterState, ReplicaError> {
-        merged(&self.outer, inputs, &self.layout, rule)
+    ) -> Result<Merged, ReplicaError> {
+        let merging = Merging {
+            layout: &self.layout,
+            robust: &self.charter.robust,
+            usual_norm_micro,
+            rule,
+        };
+        merged(&self.outer, inputs, merging)
     }
 
     /// Holds a merged state beside θ until it is known whether a quorum has the same.

@@ -1,6 +1,6 @@
 //! Training ahead: where it starts from, and where it comes back to.
 
-use atoll_outer::{Contribution, ErrorFeedback, OuterRule, OuterState, Replica};
+use atoll_outer::{Contribution, ErrorFeedback, Input, OuterRule, OuterState, Replica, robust::judge::Candidate};
 use atoll_protocol::{
     Charter, InnerSteps, Layout, Nano, PeerId, Round, Tokens,
     charter::{Codec, OuterOptimizer},
@@ -67,9 +67,17 @@ fn where_all_do_the_same_in_every_round_what_is_expected_comes() {
             let of = (round, rule, REPLICAS.into());
             let ahead = replica.go_ahead(AheadFrom::Eager, &local, &contribution, of).unwrap();
             let all: Vec<_> = (0..REPLICAS)
-                .map(|i| (PeerId([i; 32]), Tokens(1), &contribution))
+                .map(|i| Input {
+                    peer: PeerId([i; 32]),
+                    tokens: Tokens(1),
+                    candidate: Candidate {
+                        replica: i.into(),
+                        order: i.into(),
+                    },
+                    contribution: &contribution,
+                })
                 .collect();
-            let merged = replica.merged(&all, rule).unwrap();
+            let merged = replica.merged(&all, None, rule).unwrap().state;
             let off = apart(ahead.start(), &merged.theta);
             assert!(off < 1e-5, "{outer:?}, round {round}: {off}");
             assert!(apart(&merged.theta, replica.theta()) > 1e-3);

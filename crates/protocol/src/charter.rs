@@ -1,7 +1,7 @@
 //! The charter: everything that is agreed before the first round. Its hash is the genesis hash.
 
 use crate::{
-    Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Round, encode,
+    Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust, Round, encode,
     ids::Domain,
     layout,
     limits::{DEADLINE_MS_MIN, MEMBERS_MAX, NAME_BYTES_MAX, PARAMETERS_MAX, RANK_MAX, ROUNDS_MAX},
@@ -17,7 +17,7 @@ use core::fmt;
 use thiserror::Error;
 
 /// The only version there is.
-pub const CHARTER_VERSION: u16 = 2;
+pub const CHARTER_VERSION: u16 = 3;
 
 /// The rules of a run. Two nodes work together if and only if they hold the same charter.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -40,6 +40,8 @@ pub struct Charter {
     pub outer: OuterOptimizer,
     /// How pseudo-gradients travel.
     pub compression: Compression,
+    /// What is kept out of a merge, and how the rest is weighed.
+    pub robust: Robust,
     /// When the ledger goes on.
     pub deadlines: Deadlines,
     /// Who may take part; all of them validate. Ascending by key, without repeats.
@@ -360,6 +362,7 @@ impl Charter {
         self.inner.validate()?;
         self.outer.validate()?;
         self.compression.validate()?;
+        self.robust.validate(self.members.len())?;
         self.deadlines.validate()?;
         self.validate_members()
     }

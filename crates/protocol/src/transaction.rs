@@ -55,6 +55,8 @@ pub enum Action {
         theta: Hash,
         /// The same of the outer optimizer's momentum, if it has one.
         momentum: Option<Hash>,
+        /// What was kept out, and why.
+        judgement: Judgement,
     },
     /// State what a checkpoint of a closed round consists of.
     Checkpoint {
@@ -137,6 +139,15 @@ pub struct Judgement {
     pub norm_micro: u64,
     /// What was kept out, ascending by replica.
     pub unfit: Vec<UnfitReplica>,
+}
+
+impl Judgement {
+    /// Of a merge that keeps nothing out and looks at nothing.
+    pub const NONE: Self = Self {
+        matrix: Hash::ZERO,
+        norm_micro: 0,
+        unfit: Vec::new(),
+    };
 }
 
 /// A contribution that is well formed and was kept out of the merge: seven bytes.

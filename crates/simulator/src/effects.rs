@@ -12,10 +12,9 @@ use crate::{
 };
 use atoll_ledger::{Applied, Event, Outcome, Roots, RoundRecord};
 use atoll_node::{Effect, Input, Notice};
-use atoll_outer::OuterRule;
 use atoll_protocol::{
     Action, CheckReason, Domain, Hash, Round, Transaction,
-    transaction::{SignedTransaction, commitment},
+    transaction::{Judgement, SignedTransaction, commitment},
 };
 use std::sync::Arc;
 
@@ -55,13 +54,12 @@ impl World {
             },
             Effect::Merge { round, plan, terms } => {
                 let ticket = self.ticket();
-                let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.merging = Some(Gathering {
                         ticket,
                         round,
                         plan,
-                        rule,
+                        terms,
                     });
                 }
                 self.gather(node, ticket);
@@ -156,7 +154,12 @@ impl World {
         if peer.fault(Deed::Hasty, round) {
             let (refused, theta, momentum) = (Vec::new(), Hash::ZERO, None);
             lies.push(Action::Check { round, refused });
-            lies.push(Action::MergeRoot { round, theta, momentum });
+            lies.push(Action::MergeRoot {
+                round,
+                theta,
+                momentum,
+                judgement: Judgement::NONE,
+            });
         }
         lies
     }
@@ -325,8 +328,8 @@ impl World {
                 let Some(life) = self.peers[node as usize].life.as_mut() else {
                     return;
                 };
-                if let Some(Gathering { round, plan, rule, .. }) = life.merging.take() {
-                    self.order_job(node, Job::Merge(round, plan, rule));
+                if let Some(Gathering { round, plan, terms, .. }) = life.merging.take() {
+                    self.order_job(node, Job::Merge(round, plan, Box::new(terms)));
                 }
             }
             Some((blob, Some(source))) => {

@@ -163,11 +163,11 @@ impl World {
         match (job, stage) {
             (_, Stage::Blob(made)) => self.blobs.hold(made.blob, node, true),
             (_, Stage::Private(saved, made)) => self.note_saved(node, *saved, made.as_deref()),
-            (Job::Merge(round, ..), Stage::Theta(state, roots)) => {
+            (Job::Merge(round, ..), Stage::Theta(state, merged)) => {
                 let (keep, at) = (round.next(), self.now);
                 let disk = &mut self.peers[node as usize].disk;
                 disk.thetas
-                    .entry(roots)
+                    .entry(merged.roots)
                     .or_insert(crate::peer::Stored { state, keep, at });
             }
             _ => {}

@@ -1,8 +1,8 @@
 //! Merges: computed by a node, or taken from whoever computed the same before.
 
 use crate::world::World;
-use atoll_ledger::{Planned, Roots};
-use atoll_outer::{OuterRule, OuterState};
+use atoll_ledger::{Merged, Planned, Roots, Terms};
+use atoll_outer::{Input, OuterRule, OuterState, robust::judge::Candidate};
 use atoll_protocol::Round;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub(crate) struct Computed {
     base: Roots,
     plan: Vec<Planned>,
     state: Arc<OuterState>,
-    roots: Roots,
+    merged: Merged,
 }
 
 impl World {
@@ -22,8 +22,8 @@ impl World {
         node: u32,
         round: Round,
         plan: &[Planned],
-        rule: OuterRule,
-    ) -> Result<(Arc<OuterState>, Roots), String> {
+        terms: &Terms,
+    ) -> Result<(Arc<OuterState>, Merged), String> {
         let Some(life) = self.peers[node as usize].life.as_ref() else {
             return Err("the node is down".into());
         };
@@ -34,7 +34,7 @@ impl World {
             .computed
             .iter()
             .find(same)
-            .map(|known| (known.state.clone(), known.roots));
+            .map(|known| (known.state.clone(), known.merged.clone()));
         if let Some(known) = known
             .as_ref()
             .filter(|_| !self.computes(node, u64::from(round.0) << 32 | 1))
@@ -49,27 +49,39 @@ impl World {
             if blob.base != base.theta {
                 return Err(format!("blob {} was made from other parameters", entry.blob.short()));
             }
-            inputs.push((entry.peer, entry.tokens, contribution));
+            inputs.push(Input {
+                peer: entry.peer,
+                tokens: entry.tokens,
+                candidate: Candidate {
+                    replica: entry.replica,
+                    order: entry.order,
+                },
+                contribution,
+            });
         }
-        let merged = life.replica.merged(&inputs, rule);
-        let state = merged.map_err(|error| error.to_string())?;
-        let (theta, momentum) = state.roots();
-        let roots = Roots { theta, momentum };
-        if known.is_some_and(|(_, known)| known != roots) {
+        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
+        let done = life.replica.merged(&inputs, terms.usual_norm_micro, rule);
+        let done = done.map_err(|error| error.to_string())?;
+        let (theta, momentum) = done.state.roots();
+        let merged = Merged {
+            roots: Roots { theta, momentum },
+            judgement: done.judgement,
+        };
+        if known.is_some_and(|(_, known)| known != merged) {
             self.violated(
                 "merge",
                 format!("round {round}: node {node} merges the same to another root"),
             );
         }
-        let state = Arc::new(state);
+        let state = Arc::new(done.state);
         self.computed.retain(|known| known.round.0 + 2 > round.0);
         self.computed.push_back(Computed {
             round,
             base,
             plan: plan.to_vec(),
             state: state.clone(),
-            roots,
+            merged: merged.clone(),
         });
-        Ok((state, roots))
+        Ok((state, merged))
     }
 }

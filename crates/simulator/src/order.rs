@@ -405,7 +405,7 @@ impl World {
         self.check_block(&applied);
         for event in applied.events() {
             if let Event::RoundEnded(record) = event {
-                self.order.records.push(record.clone());
+                self.order.records.push((**record).clone());
                 self.last_progress = self.now;
             }
         }

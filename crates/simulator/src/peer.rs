@@ -1,9 +1,9 @@
 //! One node: what survives a crash, and what does not.
 
 use crate::{blobs::BlobId, clock::Micros, learner::Learner, random::Random, scenario::Profile, trainer::Job};
-use atoll_ledger::{Planned, Roots, assign::Share};
+use atoll_ledger::{Merged, Planned, Roots, Terms, assign::Share};
 use atoll_node::Node;
-use atoll_outer::{Ahead, OuterRule, OuterState, Pending, Replica};
+use atoll_outer::{Ahead, OuterState, Pending, Replica};
 use atoll_protocol::{Hash, Keypair, PeerId, Round, charter::Codec};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -125,7 +125,7 @@ pub(crate) enum Stage {
     /// The private state is being written; a contribution may be in it.
     Private(Box<Saved>, Option<Box<Made>>),
     /// A merged θ is being written.
-    Theta(Arc<OuterState>, Roots),
+    Theta(Arc<OuterState>, Box<Merged>),
 }
 
 /// A contribution just made.
@@ -143,7 +143,7 @@ pub(crate) struct Gathering {
     pub(crate) ticket: u64,
     pub(crate) round: Round,
     pub(crate) plan: Vec<Planned>,
-    pub(crate) rule: OuterRule,
+    pub(crate) terms: Terms,
 }
 
 /// A crash while the effects of one step are carried out.

@@ -22,7 +22,8 @@ pub(crate) struct Rounds {
     number: Round,
     phase: Option<Phase>,
     roster: Vec<PeerId>,
-    committed: BTreeSet<PeerId>,
+    /// Who committed, and how many before.
+    committed: BTreeMap<PeerId, u32>,
     revealed: BTreeMap<PeerId, Reveal>,
     /// Who checked, and which replicas it refuses.
     checks: BTreeMap<PeerId, BTreeSet<u16>>,
@@ -74,12 +75,13 @@ impl Rounds {
             }
             Event::Committed(_, peer) => {
                 self.must_be(Phase::Commit, "commits", peer, broken);
-                self.committed.insert(*peer);
+                let order = self.committed.len() as u32;
+                self.committed.insert(*peer, order);
             }
             Event::RevealOpened(_) => self.phase = Some(Phase::Reveal),
             Event::Revealed(peer, reveal) => {
                 self.must_be(Phase::Reveal, "reveals", peer, broken);
-                if !self.committed.contains(peer) {
+                if !self.committed.contains_key(peer) {
                     broken.push((
                         "phase",
                         format!("peer {} reveals what it did not commit to", peer.short()),
@@ -135,6 +137,8 @@ impl Rounds {
                 blob: reveal.blob,
                 bytes: reveal.bytes,
                 tokens: reveal.tokens,
+                replica: self.roster.binary_search(peer).map_or(u16::MAX, |place| place as u16),
+                order: self.committed.get(peer).copied().unwrap_or(u32::MAX),
             })
             .collect()
     }
@@ -155,12 +159,13 @@ impl Rounds {
             Outcome::Closed(_) => std::mem::take(&mut self.plan),
             _ => Vec::new(),
         };
-        let merged = record.merged.len();
+        let judged = record.plan();
         expect(
             "merged-once",
-            record.merged == plan,
-            format!("records {merged} as merged, not {}", plan.len()),
+            judged == plan,
+            format!("records {} as judged, not {}", judged.len(), plan.len()),
         );
+        let plan = &record.merged;
         let anew = plan.iter().all(|entry| !self.merged.contains(&entry.blob));
         expect("merged-once", anew, "merges a blob that was merged before".into());
         self.merged.extend(plan.iter().map(|entry| entry.blob));
@@ -173,10 +178,10 @@ impl Rounds {
         let absent: Vec<PeerId> = self
             .roster
             .iter()
-            .filter(|peer| !self.committed.contains(peer))
+            .filter(|peer| !self.committed.contains_key(peer))
             .copied()
             .collect();
-        let withheld = self.committed.iter().filter(|peer| !self.revealed.contains_key(peer));
+        let withheld = self.committed.keys().filter(|peer| !self.revealed.contains_key(peer));
         let withheld: Vec<PeerId> = withheld.copied().collect();
         expect(
             "accounts",
@@ -190,10 +195,10 @@ impl Rounds {
         );
         expect(
             "accounts",
-            record.train_loss == self.loss(&plan),
+            record.train_loss == self.loss(plan),
             "has another mean loss".into(),
         );
-        self.credit(&plan, &absent, &withheld);
+        self.credit(plan, &absent, &withheld);
         let (committed, revealed, posted) = (&mut self.committed, &mut self.revealed, &mut self.posted);
         committed.clear();
         revealed.clear();

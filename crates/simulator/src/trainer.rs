@@ -8,7 +8,7 @@ use crate::{
     trace::Span,
     world::{Happening, World},
 };
-use atoll_ledger::{Planned, Roots, Terms, assign::Share};
+use atoll_ledger::{Merged, Planned, Roots, Terms, assign::Share};
 use atoll_node::Input;
 use atoll_outer::{Contribution, OuterRule, OuterState};
 use atoll_protocol::{
@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) enum Job {
     Train(Round, Share, Terms),
-    Merge(Round, Vec<Planned>, OuterRule),
+    Merge(Round, Vec<Planned>, Box<Terms>),
     Advance(Roots),
     Discard,
     Restore(Round),
@@ -210,8 +210,8 @@ impl World {
                 self.save(node, job, Some(made));
             }
             (job, Stage::Private(saved, made)) => self.saved(node, &job, *saved, made),
-            (Job::Merge(round, plan, rule), Stage::Computing) => self.merge(node, round, (plan, rule), busy.since),
-            (Job::Merge(round, ..), Stage::Theta(state, roots)) => self.stored(node, round, &state, roots),
+            (Job::Merge(round, plan, terms), Stage::Computing) => self.merge(node, round, (plan, terms), busy.since),
+            (Job::Merge(round, ..), Stage::Theta(state, merged)) => self.stored(node, round, &state, *merged),
             (Job::Checkpoint(round), _) => self.checkpoint(node, round),
             _ => {}
         }
@@ -355,14 +355,14 @@ impl World {
     }
 
     /// Merges a plan whose blobs are all here, and writes the result.
-    fn merge(&mut self, node: u32, round: Round, (plan, rule): (Vec<Planned>, OuterRule), since: Micros) {
+    fn merge(&mut self, node: u32, round: Round, (plan, terms): (Vec<Planned>, Box<Terms>), since: Micros) {
         self.trace.span(node, round, Span::Merge, since, self.now);
         let fails = self.peers[node as usize].fault(Deed::MergeFails, round);
         let merged = match fails {
             true => Err("a fault that was asked for".to_string()),
-            false => self.merged(node, round, &plan, rule),
+            false => self.merged(node, round, &plan, &terms),
         };
-        let (mut state, mut roots) = match merged {
+        let (mut state, mut merged) = match merged {
             Ok(merged) => merged,
             Err(reason) => return self.input(node, Input::MergeFailed { round, reason }),
         };
@@ -370,16 +370,17 @@ impl World {
             let mut other = (*state).clone();
             other.theta[0] += 1.0 + node as f32; // liars do not conspire
             let (theta, momentum) = other.roots();
-            (state, roots) = (Arc::new(other), Roots { theta, momentum });
+            (state, merged.roots) = (Arc::new(other), Roots { theta, momentum });
         }
-        let bytes = 4 * self.layout.parameters * if roots.momentum.is_some() { 2 } else { 1 };
+        let bytes = 4 * self.layout.parameters * if merged.roots.momentum.is_some() { 2 } else { 1 };
         let safe = self.peers[node as usize].write(self.now, bytes);
-        let stage = Stage::Theta(state, roots);
-        self.be_busy(node, Job::Merge(round, plan, rule), stage, safe.since(self.now));
+        let stage = Stage::Theta(state, Box::new(merged));
+        self.be_busy(node, Job::Merge(round, plan, terms), stage, safe.since(self.now));
     }
 
     /// A merged θ is on disk.
-    fn stored(&mut self, node: u32, round: Round, state: &Arc<OuterState>, roots: Roots) {
+    fn stored(&mut self, node: u32, round: Round, state: &Arc<OuterState>, merged: Merged) {
+        let Merged { roots, judgement } = merged;
         let at = self.now;
         let peer = &mut self.peers[node as usize];
         let keep = peer
@@ -400,7 +401,12 @@ impl World {
             life.replica
                 .put_beside((**state).clone(), (roots.theta, roots.momentum));
         }
-        self.input(node, Input::Merged { round, roots });
+        let input = Input::Merged {
+            round,
+            roots,
+            judgement,
+        };
+        self.input(node, input);
     }
 
     fn checkpoint(&mut self, node: u32, round: Round) {

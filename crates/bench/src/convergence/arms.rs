@@ -84,7 +84,7 @@ const fn muon(name: &'static str, of: Setting) -> Setting {
         inner: "muon",
         rates: match of.method {
             Method::OuterLoop => &[1.0, 2.0],
-            _ => &[1.0, 2.0, 4.0],
+            _ => &[0.5, 1.0, 2.0],
         },
         ..of
     }

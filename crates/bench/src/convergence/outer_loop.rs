@@ -8,7 +8,10 @@ use super::{
 };
 use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::{Observed, Terms};
-use atoll_outer::{Ahead, Contribution, ErrorFeedback, OuterRule, OuterState, Replica, replica};
+use atoll_outer::{
+    Ahead, Contribution, ErrorFeedback, Input, Merging, OuterRule, OuterState, Replica, replica,
+    robust::judge::Candidate,
+};
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, Millis, PeerId, Round, Tokens,
     charter::{Codec, Overlap},
@@ -166,6 +169,7 @@ impl Loop<'_> {
             training: None,
             transfer: None,
             ahead_milli: self.ahead_milli(round, terms)?,
+            norm_micro: 0,
         };
         let mean = (bytes / contributions.len().max(1)) as u64;
         let observed = self.with_link(observed, terms, mean);
@@ -273,16 +277,26 @@ impl Loop<'_> {
     }
 
     fn merge(&mut self, round: Round, terms: &Terms, contributions: &[(PeerId, Contribution)]) -> Result<(), RunError> {
-        let inputs: Vec<(PeerId, Tokens, &Contribution)> = contributions
-            .iter()
-            .map(|(peer, contribution)| (*peer, Tokens(1), contribution))
-            .collect();
+        let inputs = contributions.iter().zip(0..).map(|((peer, contribution), i)| Input {
+            peer: *peer,
+            tokens: Tokens(1),
+            candidate: Candidate {
+                replica: i,
+                order: i.into(),
+            },
+            contribution,
+        });
         let Some(first) = self.trainees.first() else {
             return Ok(());
         };
         let outer = first.replica.outer();
-        let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
-        let merged = replica::merged(outer, &inputs, &self.layout, rule)?;
+        let merging = Merging {
+            layout: &self.layout,
+            robust: &self.charter.robust,
+            usual_norm_micro: terms.usual_norm_micro,
+            rule: OuterRule::of(&self.charter, terms.momentum, terms.steps),
+        };
+        let merged = replica::merged(outer, &inputs.collect::<Vec<_>>(), merging)?.state;
         let roots = merged.roots();
         for trainee in &mut self.trainees {
             trainee.replica.put_beside(merged.clone(), roots);

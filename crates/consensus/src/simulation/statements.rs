@@ -68,6 +68,7 @@ fn merge_root(state: &State, round: Round) -> Action {
         round,
         theta: Hash::of_blob(&encode(&state.round().plan)),
         momentum: None,
+        judgement: atoll_protocol::transaction::Judgement::NONE,
     }
 }
 

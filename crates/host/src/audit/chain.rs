@@ -103,7 +103,7 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
 impl History {
     fn note(&mut self, event: Event) {
         match event {
-            Event::RoundEnded(record) => self.rounds.push(record),
+            Event::RoundEnded(record) => self.rounds.push(*record),
             Event::CheckpointRecorded { round, manifest, .. } => self.checkpoints.push((round, manifest)),
             _ => {}
         }

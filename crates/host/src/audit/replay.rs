@@ -10,9 +10,12 @@ use atoll_learner::{
     checkpoint,
     data::{Dataset, Manifest, Tokenizer},
 };
-use atoll_ledger::{Outcome, Roots, RoundRecord, State};
-use atoll_outer::{OuterRule, OuterState, theta_bytes};
-use atoll_protocol::{Charter, Hash, Height, Layout, Round};
+use atoll_ledger::{KeptOut, Outcome, Roots, RoundRecord, State};
+use atoll_outer::{Merged, OuterState, theta_bytes};
+use atoll_protocol::{
+    Charter, Hash, Height, Layout, Round,
+    transaction::{Judgement, UnfitReplica},
+};
 use bytes::Bytes;
 use std::{collections::BTreeSet, fs, sync::Arc};
 
@@ -115,10 +118,13 @@ impl Replay<'_> {
         report.rounds_closed += 1;
         let place = format!("{}: round {}", self.folder.path().display(), record.round);
         match self.merge(record) {
-            Ok(state) => {
+            Ok(Merged { state, judgement, .. }) => {
                 let (theta, momentum) = state.roots();
                 let ours = Roots { theta, momentum };
                 report.merges += 1;
+                if let Some(difference) = other_judgement(record, &judgement) {
+                    report.problem(place.clone(), difference);
+                }
                 if ours != agreed {
                     report.problem(
                         place,
@@ -147,13 +153,14 @@ impl Replay<'_> {
         retention > 0 && u64::from(round.0) + u64::from(retention) <= u64::from(last)
     }
 
-    fn merge(&self, record: &RoundRecord) -> anyhow::Result<OuterState> {
+    fn merge(&self, record: &RoundRecord) -> anyhow::Result<Merged> {
         let state = self
             .state
             .as_ref()
             .context("θ before the round is not known, so it cannot be computed again")?;
-        let mut blobs = Vec::with_capacity(record.merged.len());
-        for entry in &record.merged {
+        let plan = record.plan();
+        let mut blobs = Vec::with_capacity(plan.len());
+        for entry in &plan {
             let bytes = blob(self.folder, &entry.blob).with_context(|| {
                 let (peer, path) = (self.charter.name_of(&entry.peer), self.folder.blob(&entry.blob));
                 format!("the contribution of {peer} is missing or damaged: {}", path.display())
@@ -161,14 +168,13 @@ impl Replay<'_> {
             blobs.push(Bytes::from(bytes));
         }
         let read = read_plan(
-            &record.merged,
+            &plan,
             blobs,
             self.charter,
             &self.layout,
             (&record.terms.codec, &self.roots.theta),
         )?;
-        let rule = OuterRule::of(self.charter, record.terms.momentum, record.terms.steps);
-        apply_plan(state, &record.merged, &read, &self.layout, rule)
+        apply_plan(state, &plan, &read, (self.charter, &self.layout, &record.terms))
     }
 
     fn stored(&self, roots: Roots) -> Option<OuterState> {
@@ -280,4 +286,19 @@ fn unknown_checkpoints(folder: &Folder, history: &History, report: &mut FolderRe
             );
         }
     }
+}
+
+/// What the ledger says of a round's contributions that judging them again does not.
+fn other_judgement(record: &RoundRecord, again: &Judgement) -> Option<String> {
+    let recorded: Vec<UnfitReplica> = record.kept_out.iter().map(KeptOut::entry).collect();
+    if recorded.iter().ne(again.unfit.iter()) {
+        let (ours, theirs) = (again.unfit.len(), recorded.len());
+        return Some(format!(
+            "judged again, {ours} contributions are kept out; the ledger keeps out {theirs}, or others, or with other figures"
+        ));
+    }
+    (record.matrix != again.matrix).then(|| {
+        let (ours, theirs) = (again.matrix, record.matrix);
+        format!("inner products computed again are {ours}, the ledger says {theirs}")
+    })
 }

@@ -7,7 +7,7 @@ use atoll_protocol::{
     Round, Tokens, Transaction,
     charter::Charter,
     tiny_charter,
-    transaction::{Measured, Reveal, SignedTransaction, commitment},
+    transaction::{Judgement, Measured, Reveal, SignedTransaction, commitment},
 };
 use std::sync::Arc;
 
@@ -146,6 +146,10 @@ impl World {
     }
 
     pub(crate) fn root(&mut self, who: usize, theta: u8) -> Result<(), Refusal> {
+        self.judged_root(who, theta, Judgement::NONE)
+    }
+
+    pub(crate) fn judged_root(&mut self, who: usize, theta: u8, judgement: Judgement) -> Result<(), Refusal> {
         let round = self.state.round().number;
         self.say(
             who,
@@ -153,6 +157,7 @@ impl World {
                 round,
                 theta: Hash([theta; 32]),
                 momentum: None,
+                judgement,
             },
         )
     }

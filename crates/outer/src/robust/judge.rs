@@ -11,10 +11,11 @@ use super::{
 };
 use atoll_protocol::{
     Nano, Robust,
-    limits::UNFIT_MAX,
+    limits::{MEMBERS_MAX, UNFIT_MAX},
     robust::Weighing,
     transaction::{Unfit, UnfitReplica},
 };
+use thiserror::Error;
 
 /// A contribution as the gates see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,9 @@ pub struct Judged {
     pub matrix: Matrix,
 }
 
-/// Inner products of what passed the gates, after shortening, and the weights that follow from them.
+/// Inner products of what passed the gates, after shortening, and the weights that follow from them. As bytes,
+/// all little-endian: version and number (4 each), of each its place in the roster (2) and its weight in
+/// billionths (8), then the lower triangle of the products, row by row, as f64.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix {
     /// Who stands in it, by place in the roster.
@@ -56,6 +59,103 @@ pub struct Matrix {
     pub gram: Gram,
     /// Their weights.
     pub weights: Vec<Nano>,
+}
+
+/// The only version of the bytes there is.
+const VERSION: u32 = 1;
+
+/// Why bytes are no matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MatrixError {
+    /// Of another version.
+    #[error("version {0} is not known; this program reads version 1")]
+    Version(u32),
+    /// Too many contributions for any round.
+    #[error("{0} contributions; at most {MEMBERS_MAX} are allowed")]
+    Count(u32),
+    /// Another length than its number of contributions gives.
+    #[error("{got} bytes; {expected} are needed")]
+    Length {
+        /// Bytes there are.
+        got: usize,
+        /// Bytes needed.
+        expected: usize,
+    },
+    /// NaN or infinite.
+    #[error("an inner product is not finite")]
+    NonFinite,
+}
+
+impl Matrix {
+    /// See [`Matrix`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let count = self.replicas.len() as u32;
+        let mut bytes = Vec::with_capacity(matrix_bytes(self.replicas.len()));
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&count.to_le_bytes());
+        for (replica, weight) in self.replicas.iter().zip(&self.weights) {
+            bytes.extend_from_slice(&replica.to_le_bytes());
+            bytes.extend_from_slice(&weight.0.to_le_bytes());
+        }
+        for value in self.gram.lower() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, MatrixError> {
+        let short = MatrixError::Length {
+            got: bytes.len(),
+            expected: HEAD_BYTES,
+        };
+        let (version, rest) = bytes.split_first_chunk::<4>().ok_or(short.clone())?;
+        let (count, mut rest) = rest.split_first_chunk::<4>().ok_or(short)?;
+        let (version, number) = (u32::from_le_bytes(*version), u32::from_le_bytes(*count));
+        if version != VERSION {
+            return Err(MatrixError::Version(version));
+        }
+        let count = number as usize;
+        if count > MEMBERS_MAX {
+            return Err(MatrixError::Count(number));
+        }
+        if bytes.len() != matrix_bytes(count) {
+            return Err(MatrixError::Length {
+                got: bytes.len(),
+                expected: matrix_bytes(count),
+            });
+        }
+        let (mut replicas, mut weights, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..count {
+            replicas.push(u16::from_le_bytes(take(&mut rest)));
+            weights.push(Nano(u64::from_le_bytes(take(&mut rest))));
+        }
+        while !rest.is_empty() {
+            values.push(f64::from_le_bytes(take(&mut rest)));
+        }
+        Ok(Self {
+            replicas,
+            gram: Gram::from_lower(count, values).ok_or(MatrixError::NonFinite)?,
+            weights,
+        })
+    }
+}
+
+/// Version and number.
+const HEAD_BYTES: usize = 8;
+
+fn matrix_bytes(count: usize) -> usize {
+    HEAD_BYTES + count * 10 + 8 * (count * (count + 1) / 2)
+}
+
+/// The next bytes, or zeros where the length was not checked.
+fn take<const N: usize>(from: &mut &[u8]) -> [u8; N] {
+    let (taken, rest) = from.split_first_chunk::<N>().unwrap_or((&[0; N], &[]));
+    *from = rest;
+    *taken
 }
 
 /// Judges contributions by their inner products in each tensor. `usual_micro` is the median length of late, in
@@ -72,6 +172,9 @@ pub fn judge(grams: &[Gram], candidates: &[Candidate], usual_micro: Option<u64>,
     length_gate(&lengths, usual_micro, rules, &mut unfit);
     likeness_gate(&whole, candidates, rules, &mut unfit);
     keep_within_limit(&mut unfit);
+    if unfit.iter().all(Option::is_some) {
+        unfit.fill(None); // zeros merge to zero, and of one alone nothing can be told
+    }
 
     let kept: Vec<usize> = (0..count).filter(|i| unfit[*i].is_none()).collect();
     let factors = shorten(grams, &kept, rules);
