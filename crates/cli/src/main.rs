@@ -12,6 +12,7 @@ mod node;
 mod plot;
 mod sim;
 mod status;
+mod why;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Say where a run stands
     Status(status::Arguments),
+    /// Say what became of a peer's contributions, and why
+    Why(why::Arguments),
 }
 
 /// What libraries log is for developers: ATOLL_LOG=debug shows it.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
     };
     match done {
         Ok(_) if say::lost() => ExitCode::FAILURE,

@@ -1,6 +1,6 @@
 //! `atoll node`.
 
-use atoll_host::{folder::Folder, network::Addresses, run};
+use atoll_host::{folder::Folder, liars::Liar, network::Addresses, run};
 use atoll_protocol::PeerId;
 use serde_json::Value;
 use std::{
@@ -28,6 +28,9 @@ pub(crate) struct Arguments {
     /// Print every event as a JSON object
     #[arg(long)]
     json: bool,
+    /// Lie on purpose, to test a run: sign-flip, scale-100, copycat, …
+    #[arg(long, hide = true)]
+    liar: Option<Liar>,
     /// Stop when standard input ends
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -65,12 +68,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 let _ = stop.send(true);
             });
         }
-        run::run(
-            folder,
-            addresses,
-            stopped,
-            |event| if json { line(event) } else { tell(event) },
-        )
+        run::run(folder, addresses, arguments.liar, stopped, |event| {
+            if json { line(event) } else { tell(event) }
+        })
         .await
     });
     runtime.shutdown_background();

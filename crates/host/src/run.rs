@@ -16,7 +16,7 @@ use atoll_consensus::{Config, Finalized, Handle};
 use atoll_learner::data::{Dataset, Manifest, Tokenizer};
 use atoll_ledger::{Applied, Event, Phase, Roots, RoundRecord, State};
 use atoll_node::{Effect, Input, Node};
-use atoll_outer::OuterState;
+use atoll_outer::{OuterState, attack::Liar};
 use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, limits::BLOB_BYTES_MAX};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -76,10 +76,11 @@ pub fn open(folder: &Folder) -> anyhow::Result<(Keypair, Arc<Charter>)> {
     Ok((keypair, Arc::new(charter)))
 }
 
-/// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object.
+/// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object. A `liar` lies.
 pub async fn run(
     folder: Folder,
     addresses: Addresses,
+    liar: Option<Liar>,
     stop: watch::Receiver<bool>,
     tell: impl FnMut(&Value),
 ) -> anyhow::Result<()> {
@@ -113,6 +114,7 @@ pub async fn run(
         network,
         consensus,
         log,
+        liar,
         done: false,
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
@@ -160,6 +162,7 @@ struct Running<T> {
     network: Network,
     consensus: Handle,
     log: Log<T>,
+    liar: Option<Liar>,
     /// Whether it was told that the run is done.
     done: bool,
 }
@@ -369,6 +372,7 @@ impl<T: FnMut(&Value)> Running<T> {
             dataset,
             tokenizer,
             theta,
+            liar: self.liar,
         };
         let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
         let pending = trainer.pending().cloned();

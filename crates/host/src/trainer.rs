@@ -3,8 +3,12 @@
 //! Orders are carried out one at a time, in order. What a report speaks of is on disk by then.
 
 mod ahead;
+mod lie;
 
-use self::ahead::{Early, Underway};
+use self::{
+    ahead::{Early, Underway},
+    lie::Lie,
+};
 use crate::{
     blobs::{Blobs, Keep},
     folder::Folder,
@@ -23,7 +27,7 @@ use atoll_ledger::{
 use atoll_node::Contribution as Done;
 use atoll_outer::{
     Contribution, ErrorFeedback, Input, Merged, Merging, OuterRule, OuterState, Pending, Replica, ReplicaError,
-    replica, robust::judge::Candidate, theta_bytes, theta_from_bytes,
+    attack::Liar, replica, robust::judge::Candidate, theta_bytes, theta_from_bytes,
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
@@ -136,6 +140,7 @@ pub struct Trainer {
     tokenizer: Tokenizer,
     replica: Replica,
     ahead: Option<Underway>,
+    lie: Option<Lie>,
     /// What the last inner step took.
     step_seconds: f64,
 }
@@ -156,6 +161,8 @@ pub struct Parts {
     pub tokenizer: Tokenizer,
     /// θ and its roots as the ledger writes them.
     pub theta: (OuterState, Roots),
+    /// How it lies, if it does.
+    pub liar: Option<Liar>,
 }
 
 impl Trainer {
@@ -169,6 +176,7 @@ impl Trainer {
             dataset,
             tokenizer,
             theta: (outer, roots),
+            liar,
         } = parts;
         let layout = Arc::new(Layout::of(&charter.model));
         let mut learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::default())?;
@@ -197,6 +205,7 @@ impl Trainer {
             tokenizer,
             replica,
             ahead: None,
+            lie: liar.map(Lie::new),
             step_seconds: 0.0,
         })
     }
@@ -290,8 +299,12 @@ impl Trainer {
             return Ok(None);
         };
         let local = self.learner.read();
-        let encoded = self.replica.contribute(&local, &terms.codec)?;
-        let (blob, base) = (Bytes::from(encoded.blob), self.replica.roots().0);
+        let sent = self.twisted(local.clone(), round);
+        let encoded = self.replica.contribute(&sent, &terms.codec)?;
+        let base = self.replica.roots().0;
+        let honest = Bytes::from(encoded.blob);
+        let blob = self.garbled(honest.clone(), &terms.codec);
+        let honest = Contribution::read(honest, &self.layout, &terms.codec, &base)?;
         let rules = &self.charter.round;
         let done = Reveal {
             round,
@@ -309,15 +322,18 @@ impl Trainer {
                 ..encoded.measured
             },
         };
+        let serves = self.lie.as_ref().is_none_or(Lie::serves);
         self.runtime.block_on(async {
             self.blobs.keep(&done.blob, &Keep::Own).await?;
             let keep = Keep::Contribution(round, self.me);
-            self.blobs.add_durably(blob.clone(), &keep).await
+            match serves {
+                true => self.blobs.add_durably(blob, &keep).await.map(drop),
+                false => Ok(()),
+            }
         })?;
         self.replica.set_pending(done.clone(), terms.codec.clone());
         let moments = self.saved()?;
-        let contribution = Contribution::read(blob, &self.layout, &terms.codec, &base)?;
-        match self.go_ahead(&local, &contribution, moments, training) {
+        match self.go_ahead(&local, &honest, moments, training) {
             Err(error) if is_numeric(&error) => {} // the next round begins from θ
             begun => begun?,
         }
@@ -339,7 +355,8 @@ impl Trainer {
             self.learner.write(&early.begin)?;
             (first, sum) = (early.ahead.steps.0.min(steps), early.losses);
         }
-        for step in first..steps {
+        let taken_of = self.lie.as_ref().map_or(steps, |lie| lie.steps(terms.steps));
+        for step in first..taken_of {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
@@ -352,7 +369,7 @@ impl Trainer {
                 taken,
             });
         }
-        Ok(Some(sum / f64::from(steps)))
+        Ok(Some(sum / f64::from(taken_of.max(first).max(1))))
     }
 
     /// One inner step on the `step`-th rows of `share`; the run's `global`-th.
@@ -362,7 +379,10 @@ impl Trainer {
         let began = Instant::now();
         let rows = self.dataset.rows(Split::Train, rules.sequence);
         let chosen = share.rows(Purpose::Train, step.into(), rules.batch.into(), rows);
-        let batch = self.dataset.batch(Split::Train, &chosen, rules.sequence)?;
+        let mut batch = self.dataset.batch(Split::Train, &chosen, rules.sequence)?;
+        if let Some(lie) = &self.lie {
+            batch = lie.batch(batch, charter.model.vocab)?;
+        }
         let rate = learning_rate(&charter.inner, global, self.budget());
         let done = self.learner.train_step(&batch, rate)?;
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
@@ -434,9 +454,16 @@ impl Trainer {
         Ok(())
     }
 
-    fn merged(&self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<Merged> {
+    fn merged(&mut self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<Merged> {
         let base = self.replica.roots().0;
         let contributions = read_plan(plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
+        if let Some(lie) = &mut self.lie {
+            let others = plan
+                .iter()
+                .zip(&contributions)
+                .filter(|(entry, _)| entry.peer != self.me);
+            lie.see(others.map(|(_, contribution)| contribution))?;
+        }
         apply_plan(
             self.replica.outer(),
             plan,
@@ -453,6 +480,9 @@ impl Trainer {
         let Some(done) = self.pending().filter(|done| done.round == round) else {
             return Ok(());
         };
+        if self.lie.as_ref().is_some_and(Lie::spoils_its_blob) {
+            return self.settle(round); // there is nothing to take back
+        }
         let blob = match self.runtime.block_on(self.blobs.read(&done.blob)) {
             Ok(blob) => Some(blob),
             Err(error) => {

@@ -91,6 +91,7 @@ fn start(runtime: &Runtime, overlap: Overlap) -> Driven {
         dataset,
         tokenizer,
         theta: (outer, roots),
+        liar: None,
     };
     let (told, reports) = channel::unbounded_channel();
     let (orders, queue) = mpsc::channel();

@@ -1,7 +1,10 @@
 //! The demo's node processes: started, listened to, and ended whatever happens.
 
 use anyhow::Context as _;
-use atoll_host::folder::Folder;
+use atoll_host::{
+    folder::Folder,
+    liars::{Liar, liar_of},
+};
 use serde_json::Value;
 use std::{process::Stdio, time::Duration};
 use tokio::{
@@ -28,7 +31,7 @@ pub(super) struct Children {
 
 impl Children {
     /// Starts a node per folder. Their words arrive in the channel.
-    pub(super) fn start(nodes: &[Folder]) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Word>)> {
+    pub(super) fn start(nodes: &[Folder], liars: &[Liar]) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Word>)> {
         let program = std::env::current_exe().context("cannot find the atoll program")?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / nodes.len()).max(1).to_string();
@@ -40,6 +43,9 @@ impl Children {
                 .arg("node")
                 .arg(folder.path())
                 .args(["--json", "--stop-with-stdin"]);
+            if let Some(liar) = liar_of(index, nodes.len(), liars) {
+                command.args(["--liar", liar.name()]);
+            }
             command.env("RAYON_NUM_THREADS", &threads);
             command
                 .stdin(Stdio::piped())

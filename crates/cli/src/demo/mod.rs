@@ -2,6 +2,7 @@
 
 mod children;
 pub(crate) mod corpus;
+mod liars;
 mod setup;
 mod view;
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, bail};
 use atoll_host::{
     audit::Report,
     checkpoints::{self, Sampling},
+    liars::{Liar, caught, excluded_honest},
     report::nats,
     status::{History, history},
 };
@@ -37,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Ctrl-C ends all of them cleanly; the same command with the same --dir goes on.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit status: 0 only if held-out loss fell and the audit passed.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1"
+    after_help = "Exit status: 0 only if held-out loss fell and the audit passed.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1\n  atoll demo --peers 8 --liars scale-100,zeros --dir liars"
 )]
 pub(crate) struct Arguments {
     /// How many nodes [default: 4]
@@ -55,6 +57,10 @@ pub(crate) struct Arguments {
     /// The demo's folder
     #[arg(long, default_value = "atoll-demo")]
     dir: PathBuf,
+    /// Nodes that lie, the last ones: sign-flip, scale-10, scale-100, gaussian, a-little, inner-product,
+    /// copycat, resend, zeros, idle, drift, label-flip, lazy, garbage, oversize, withhold
+    #[arg(long, value_delimiter = ',', value_name = "LIAR,…")]
+    liars: Vec<Liar>,
     /// Print only one JSON object, at the end
     #[arg(long)]
     json: bool,
@@ -83,6 +89,10 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         );
     }
     let demo = setup::prepare(arguments).await?;
+    if 2 * arguments.liars.len() >= demo.nodes.len().max(1) && !arguments.liars.is_empty() {
+        let (liars, nodes) = (arguments.liars.len(), demo.nodes.len());
+        bail!("{liars} liars of {nodes} nodes: no rule can tell who lies unless most nodes are honest");
+    }
     let parameters = Layout::of(&demo.charter.model).parameters;
     if !arguments.json {
         introduce(arguments, &demo, parameters);
@@ -95,7 +105,7 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         parameters,
         arguments.json,
     );
-    let (children, words) = Children::start(&demo.nodes)?;
+    let (children, words) = Children::start(&demo.nodes, &arguments.liars)?;
     let ending = watch(&mut view, words).await;
     view.finish();
     let ended_well = children.end().await;
@@ -174,6 +184,8 @@ fn conclude(
     let mut result = figures(&history, &report, parameters);
     result["checkpoint"] = json!(checkpoint.display().to_string());
     result["wall_seconds"] = json!(began.elapsed().as_secs_f64());
+    result["caught"] = json!(caught(&history, &arguments.liars));
+    result["excluded_honest"] = json!(excluded_honest(&history, &arguments.liars));
     result["socket_bytes_sent"] = json!(view.sent.iter().sum::<u64>());
     let fell = result["loss_end"].as_f64() < result["loss_start"].as_f64();
     match arguments.json {
@@ -234,6 +246,7 @@ fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> 
     let (text, _) = opened.generate("/// ", &sampling, |_| {})?;
     say!("the model writes:\n\n/// {}\n", text.trim_end());
     audit::print(report);
+    liars::tell(&arguments.liars, result);
     let dir = arguments.dir.display();
     say!(
         "\nheld-out loss {:.4} → {:.4} nats per token in {:.0} s",

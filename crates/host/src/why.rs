@@ -1,0 +1,135 @@
+//! What became of a peer's contributions, and why: from the ledger, and weights from the blobs beside it.
+
+use crate::{folder::Folder, report::reason, status::History};
+use anyhow::bail;
+use atoll_ledger::{Outcome, RoundRecord, Standing};
+use atoll_outer::robust::judge::Matrix;
+use atoll_protocol::{Hash, PeerId, Round};
+use serde_json::{Value, json};
+
+/// What became of a peer in one round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fate {
+    /// The round.
+    pub round: Round,
+    /// In one word: `merged`, `kept-out`, `refused`, `withheld`, `absent`, `void`, `outside`.
+    pub fate: &'static str,
+    /// For people.
+    pub text: String,
+    /// How much it counted beside its tokens; 1 where all count alike. Only where it was weighed and the
+    /// weights are still here.
+    pub weight: Option<f64>,
+}
+
+/// The key of a member, by its name, its key, or how its key begins.
+///
+/// # Errors
+/// Where none or several fit.
+pub fn peer_of(history: &History, text: &str) -> anyhow::Result<PeerId> {
+    let members = &history.charter.members;
+    if let Some(member) = members.iter().find(|member| member.name == text) {
+        return Ok(member.key);
+    }
+    let mut fit = members.iter().filter(|member| member.key.to_string().starts_with(text));
+    match (fit.next(), fit.next()) {
+        (Some(member), None) if !text.is_empty() => Ok(member.key),
+        (Some(_), Some(_)) => bail!("{text} fits several members' keys; give more of it"),
+        _ => {
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            bail!("{text} is no member of this run; its members are {}", names.join(", "))
+        }
+    }
+}
+
+/// What became of `peer` in each ended round, or in `round` alone.
+pub fn fates(folder: &Folder, history: &History, peer: &PeerId, round: Option<Round>) -> Vec<Fate> {
+    let wanted = history
+        .rounds
+        .iter()
+        .filter(|record| round.is_none_or(|round| record.round == round));
+    wanted.map(|record| fate(folder, history, record, peer)).collect()
+}
+
+/// Why the peer is excluded, if it is.
+pub fn exclusion(history: &History, peer: &PeerId) -> Option<String> {
+    let core = history.state.core();
+    let excluded = core.peers.get(peer)?.standing == Standing::Excluded;
+    let evidence = core.evidence.get(peer).filter(|_| excluded)?;
+    let kind = evidence.first.body.action.kind();
+    Some(format!(
+        "it signed two different statements of the kind \"{kind}\" about one round; both are on the ledger"
+    ))
+}
+
+fn fate(folder: &Folder, history: &History, record: &RoundRecord, peer: &PeerId) -> Fate {
+    let fate = |fate, text: String| Fate {
+        round: record.round,
+        fate,
+        text,
+        weight: None,
+    };
+    let charter = &history.charter;
+    if !record.roster.contains(peer) {
+        return fate(
+            "outside",
+            "it was not in the roster: it joined later, left, was away or excluded".into(),
+        );
+    }
+    if record.absent.contains(peer) {
+        return fate("absent", "it committed to nothing before the phase ended".into());
+    }
+    if record.withheld.contains(peer) {
+        return fate(
+            "withheld",
+            "it committed to a contribution and did not reveal it in time".into(),
+        );
+    }
+    if let Some(refused) = record.refused.iter().find(|refused| refused.peer == *peer) {
+        return fate("refused", refused.reason.to_string());
+    }
+    if let Some(out) = record.kept_out.iter().find(|out| out.planned.peer == *peer) {
+        return fate("kept-out", reason(charter, record, &out.reason));
+    }
+    match record.merged.iter().find(|entry| entry.peer == *peer) {
+        Some(entry) => {
+            let weight = weight(folder, record.matrix, entry.replica);
+            let weighed = weight.map_or(String::new(), |weight| format!(", weight {weight:.3}"));
+            Fate {
+                weight,
+                ..fate("merged", format!("merged: {} tokens{weighed}", entry.tokens.0))
+            }
+        }
+        None => fate("void", format!("the round was void: {}", void(&record.outcome))),
+    }
+}
+
+fn void(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Closed(_) => "it is closed",
+        Outcome::NobodyRevealed => "nobody revealed in time",
+        Outcome::NothingAccepted => "a quorum accepted no contribution",
+        Outcome::RootsSplit => "no root found a quorum",
+        Outcome::Outgrown => "its roster fell silent",
+    }
+}
+
+fn weight(folder: &Folder, matrix: Hash, replica: u16) -> Option<f64> {
+    let bytes = std::fs::read(folder.blob(&matrix)).ok()?;
+    let matrix = Matrix::from_bytes(&bytes)
+        .ok()
+        .filter(|_| Hash::of_blob(&bytes) == matrix)?;
+    let at = matrix.replicas.iter().position(|known| *known == replica)?;
+    Some(matrix.weights.get(at)?.0 as f64 / 1e9)
+}
+
+impl Fate {
+    /// For machines.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "round": self.round.0,
+            "fate": self.fate,
+            "reason": self.text,
+            "weight": self.weight,
+        })
+    }
+}
