@@ -82,10 +82,6 @@ const fn muon(name: &'static str, of: Setting) -> Setting {
     Setting {
         name,
         inner: "muon",
-        rates: match of.method {
-            Method::OuterLoop => &[1.0, 2.0],
-            _ => &[0.5, 1.0, 2.0],
-        },
         ..of
     }
 }
@@ -220,6 +216,8 @@ impl Column {
             feedback: method.feedback,
             overlap: method.overlap.into(),
             rho: method.rho,
+            robust: String::new(),
+            liars: Vec::new(),
         };
         Arm {
             column: self.name(),

@@ -3,13 +3,13 @@
 use super::{
     RunError,
     clock::transfer,
-    spec::{Point, RunResult, Spec, peer},
+    spec::{Caught, Point, RunResult, Spec, peer},
     task::{Rows, Task},
 };
 use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::{Observed, Terms};
 use atoll_outer::{
-    Ahead, Contribution, ErrorFeedback, Input, Merging, OuterRule, OuterState, Replica, replica,
+    Ahead, Contribution, ErrorFeedback, Input, Merging, OuterRule, OuterState, Replica, attack::View, replica,
     robust::judge::Candidate,
 };
 use atoll_protocol::{
@@ -46,6 +46,10 @@ struct Loop<'a> {
     trainees: Vec<Trainee>,
     stop: &'a (dyn Fn() -> bool + Sync),
     losses: Vec<f64>,
+    /// What each liar sent in its first round.
+    first: BTreeMap<usize, Vec<f32>>,
+    caught: Vec<Caught>,
+    honest_kept_out: u32,
 }
 
 pub(super) fn run(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sync)) -> Result<RunResult, RunError> {
@@ -60,6 +64,9 @@ pub(super) fn run(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sync)) ->
         layout,
         stop,
         losses: Vec::new(),
+        first: BTreeMap::new(),
+        caught: vec![Caught::default(); spec.liars.len()],
+        honest_kept_out: 0,
     };
     this.rounds()
 }
@@ -121,6 +128,8 @@ impl Loop<'_> {
             .collect();
         done.residual = residuals / done.syncs.max(1) as f64;
         done.train_loss = tail_mean(&self.losses);
+        done.caught.clone_from(&self.caught);
+        done.honest_kept_out = self.honest_kept_out;
         Ok(done)
     }
 
@@ -145,9 +154,14 @@ impl Loop<'_> {
             .map_or(Hash::ZERO, |first| first.replica.roots().0);
         let (mut contributions, mut measured) = (Vec::new(), Vec::<Measured>::new());
         let mut losses = vec![0.0; terms.steps.0 as usize];
-        for who in 0..self.trainees.len() {
-            let local = self.inner_steps(who, terms, &mut losses)?;
-            let sent = self.on_the_wire(who, local.clone());
+        let locals = (0..self.trainees.len()).map(|who| self.inner_steps(who, terms, &mut losses));
+        let locals = locals.collect::<Result<Vec<_>, _>>()?;
+        let lies = self.lies(round, &locals)?;
+        for (who, local) in locals.iter().enumerate() {
+            let sent = match &lies[who] {
+                Some(lie) => lie.clone(),
+                None => self.on_the_wire(who, local.clone()),
+            };
             let trainee = &mut self.trainees[who];
             let encoded = trainee.replica.contribute(&sent, &terms.codec)?;
             measured.push(encoded.measured);
@@ -156,12 +170,12 @@ impl Loop<'_> {
                 .replica
                 .set_pending(reveal(round, &contribution, terms), terms.codec.clone());
             let after = left.saturating_sub(terms.steps.0.into());
-            self.go_ahead(who, &local, &contribution, (round, terms), after)?;
+            self.go_ahead(who, local, &contribution, (round, terms), after)?;
             contributions.push((peer(who as u32), contribution));
         }
         self.losses
             .extend(losses.iter().map(|loss| loss / self.trainees.len() as f64));
-        self.merge(round, terms, &contributions)?;
+        let norm_micro = self.merge(round, terms, &contributions)?;
         let bytes: usize = contributions.iter().map(|(_, c)| c.bytes().len()).sum();
         let observed = Observed {
             residual_milli: median(measured.iter().map(|m| m.residual_milli).collect()),
@@ -169,7 +183,7 @@ impl Loop<'_> {
             training: None,
             transfer: None,
             ahead_milli: self.ahead_milli(round, terms)?,
-            norm_micro: 0,
+            norm_micro,
         };
         let mean = (bytes / contributions.len().max(1)) as u64;
         let observed = self.with_link(observed, terms, mean);
@@ -183,6 +197,34 @@ impl Loop<'_> {
             Round(0) => 0,
             _ => 1000 * ahead / terms.steps.0.max(1),
         })
+    }
+
+    /// What the liars pretend that training led to. They know what the honest ones send.
+    fn lies(&mut self, round: Round, locals: &[Vec<f32>]) -> Result<Vec<Option<Vec<f32>>>, RunError> {
+        let mut lies = vec![None; locals.len()];
+        if self.spec.liars.is_empty() {
+            return Ok(lies);
+        }
+        let honest = locals.len().saturating_sub(self.spec.liars.len());
+        let Some(theta) = self.trainees.first().map(|first| first.replica.theta().to_vec()) else {
+            return Ok(lies);
+        };
+        let away = |local: &Vec<f32>| theta.iter().zip(local).map(|(theta, w)| theta - w).collect();
+        let others: Vec<Vec<f32>> = locals[..honest].iter().map(away).collect();
+        for (who, lie) in lies.iter_mut().enumerate().skip(honest) {
+            let Some(liar) = self.spec.liar(who)? else { continue };
+            let own: Vec<f32> = away(&locals[who]);
+            let view = View {
+                own: &own,
+                others: &others,
+                first: self.first.get(&who).map(Vec::as_slice),
+                seed: u64::from(round.0) << 8 | who as u64,
+            };
+            let sent = liar.sends(&view);
+            self.first.entry(who).or_insert_with(|| sent.clone());
+            *lie = Some(theta.iter().zip(&sent).map(|(theta, sent)| theta - sent).collect());
+        }
+        Ok(lies)
     }
 
     /// What a ledger would see of links with the spec's ρ; a step takes a second.
@@ -276,7 +318,13 @@ impl Loop<'_> {
         local
     }
 
-    fn merge(&mut self, round: Round, terms: &Terms, contributions: &[(PeerId, Contribution)]) -> Result<(), RunError> {
+    /// Judges and merges. The median length, where it is looked at.
+    fn merge(
+        &mut self,
+        round: Round,
+        terms: &Terms,
+        contributions: &[(PeerId, Contribution)],
+    ) -> Result<u64, RunError> {
         let inputs = contributions.iter().zip(0..).map(|((peer, contribution), i)| Input {
             peer: *peer,
             tokens: Tokens(1),
@@ -287,7 +335,7 @@ impl Loop<'_> {
             contribution,
         });
         let Some(first) = self.trainees.first() else {
-            return Ok(());
+            return Ok(0);
         };
         let outer = first.replica.outer();
         let merging = Merging {
@@ -296,14 +344,37 @@ impl Loop<'_> {
             usual_norm_micro: terms.usual_norm_micro,
             rule: OuterRule::of(&self.charter, terms.momentum, terms.steps),
         };
-        let merged = replica::merged(outer, &inputs.collect::<Vec<_>>(), merging)?.state;
-        let roots = merged.roots();
-        for trainee in &mut self.trainees {
-            trainee.replica.put_beside(merged.clone(), roots);
+        let merged = replica::merged(outer, &inputs.collect::<Vec<_>>(), merging)?;
+        let (state, judgement) = (merged.state, merged.judgement);
+        let roots = state.roots();
+        let out = |who: usize| judgement.unfit.iter().any(|unfit| usize::from(unfit.replica) == who);
+        for (who, trainee) in self.trainees.iter_mut().enumerate() {
+            trainee.replica.put_beside(state.clone(), roots);
             trainee.replica.advance(roots)?;
-            trainee.replica.settle(round);
+            match contributions.get(who).filter(|_| out(who)) {
+                Some((_, contribution)) => {
+                    trainee.replica.restore(round, Some(contribution.bytes().to_vec()))?;
+                }
+                None => {
+                    trainee.replica.settle(round);
+                }
+            }
         }
-        Ok(())
+        self.note(round, (0..self.trainees.len()).filter(|who| out(*who)));
+        Ok(judgement.norm_micro)
+    }
+
+    fn note(&mut self, round: Round, out: impl Iterator<Item = usize>) {
+        let honest = self.trainees.len().saturating_sub(self.caught.len());
+        for who in out {
+            match who.checked_sub(honest).and_then(|at| self.caught.get_mut(at)) {
+                Some(caught) => {
+                    caught.first.get_or_insert(round.0);
+                    caught.rounds += 1;
+                }
+                None => self.honest_kept_out += 1,
+            }
+        }
     }
 }
 

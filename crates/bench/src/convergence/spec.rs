@@ -1,9 +1,11 @@
 //! What a run is, and what it gave: the lines of a results file.
 
 use super::RunError;
+use atoll_outer::attack::Liar;
 use atoll_protocol::{
-    Charter, InnerSteps, Nano, PeerId,
+    Charter, InnerSteps, Nano, PeerId, Robust,
     charter::{Codec, Compression, Matrices, Model, OuterOptimizer, Overlap},
+    robust::Weighing,
     tiny_charter,
 };
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,13 @@ pub struct Spec {
     pub overlap: String,
     /// ρ of the links, which an adaptive codec follows; 0 tells it nothing of them.
     pub rho: f64,
+    /// How contributions are judged: nothing, or a rule's name, with `mixing`, `clip` and `gates` after it, as in
+    /// `geometric-median mixing clip gates`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub robust: String,
+    /// How the last replicas lie.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub liars: Vec<String>,
 }
 
 /// Where a run stands.
@@ -95,8 +104,27 @@ pub struct RunResult {
     pub codecs: Vec<(String, u32)>,
     /// Mean of ‖e‖ / ‖δ‖.
     pub residual: f64,
+    /// Of each liar, in how many rounds it was kept out, and in which first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caught: Vec<Caught>,
+    /// In how many rounds an honest replica's contribution was kept out, summed over replicas.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub honest_kept_out: u32,
     /// Wall time in seconds; not part of the result.
     pub wall_s: f64,
+}
+
+/// What became of a liar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caught {
+    /// The first round in which it was kept out.
+    pub first: Option<u32>,
+    /// In how many.
+    pub rounds: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// JSON has no infinity: a run that diverged has no loss.
@@ -208,6 +236,35 @@ impl Spec {
         })
     }
 
+    /// How the replica at `who` lies, if it does.
+    pub(super) fn liar(&self, who: usize) -> Result<Option<Liar>, RunError> {
+        let honest = (self.replicas as usize).saturating_sub(self.liars.len());
+        let name = who.checked_sub(honest).and_then(|at| self.liars.get(at));
+        let liar = name.map(|name| name.parse::<Liar>());
+        liar.transpose()
+            .map_err(|error| refuse("liars", error, "see the names of atoll demo --liars"))
+    }
+
+    fn judging(&self) -> Result<Robust, RunError> {
+        let mut robust = Robust::PLAIN;
+        for word in self.robust.split_whitespace() {
+            match (word, Weighing::ALL.into_iter().find(|rule| rule.name() == word)) {
+                (_, Some(rule)) => robust.rule = rule,
+                ("mixing", _) => robust.mixing = true,
+                ("clip", _) => robust.clip = true,
+                ("gates", _) => (robust.norm_max, robust.cosine_max) = (nano(3.0), nano(0.99)),
+                _ => {
+                    return Err(refuse(
+                        "robust",
+                        word,
+                        "a rule's name, mixing, clip or gates is allowed",
+                    ));
+                }
+            }
+        }
+        Ok(robust)
+    }
+
     /// The charter under which such a run would be.
     pub(super) fn charter(&self, vocab: u32) -> Result<Charter, RunError> {
         let members = (0..self.replicas).map(|i| (format!("replica-{i}"), peer(i)));
@@ -243,6 +300,7 @@ impl Spec {
             },
         };
         charter.compression = self.compression()?;
+        charter.robust = self.judging()?;
         charter.validate().map_err(|error| RunError::Spec {
             field: "charter",
             value: format!("{}: {}", error.field, error.value),
@@ -283,13 +341,17 @@ pub(super) mod tests {
             feedback: 1.0,
             overlap: "none".into(),
             rho: 0.0,
+            robust: String::new(),
+            liars: Vec::new(),
         }
     }
 
     #[test]
     fn wrong_settings_are_refused_by_name() {
         type Change = fn(&mut Spec);
-        let table: [(&str, Change); 7] = [
+        let table: [(&str, Change); 9] = [
+            ("robust = bulyan", |s| s.robust = "krum bulyan".into()),
+            ("liars = \"none\" is no liar", |s| s.liars = vec!["none".into()]),
             ("codec = sparse-x", |s| s.codec = "sparse-x".into()),
             ("codec = zip", |s| s.codec = "zip".into()),
             ("size = 1g", |s| s.size = "1g".into()),
@@ -302,6 +364,7 @@ pub(super) mod tests {
             let mut spec = sample();
             change(&mut spec);
             let refused = spec.charter(257).map(drop).and_then(|()| spec.ahead().map(drop));
+            let refused = refused.and_then(|()| spec.liar(1).map(drop));
             let text = refused.expect_err(expected).to_string();
             assert!(text.starts_with(expected), "{text}");
         }
