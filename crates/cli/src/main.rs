@@ -14,6 +14,7 @@ mod sim;
 mod status;
 mod why;
 
+use atoll_host::{audit::node_folders, folder::Folder};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -86,6 +87,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The first node's folder in `dir`, or `dir` itself.
+fn first_node(dir: &std::path::Path) -> anyhow::Result<Folder> {
+    let first = node_folders(dir).into_iter().next();
+    first.ok_or_else(|| anyhow::anyhow!("{} holds no node's folder", dir.display()))
 }
 
 /// A number with thousands apart, for people.

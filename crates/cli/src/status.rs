@@ -1,6 +1,7 @@
 //! `atoll status`.
 
-use atoll_host::{audit::node_folders, status::status};
+use crate::first_node;
+use atoll_host::status::status;
 use serde_json::Value;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -16,11 +17,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let folders = node_folders(&arguments.dir);
-    let Some(folder) = folders.first() else {
-        anyhow::bail!("{} holds no node's folder", arguments.dir.display());
-    };
-    let value = status(folder)?;
+    let folder = first_node(&arguments.dir)?;
+    let value = status(&folder)?;
     match arguments.json {
         true => say!("{value}"),
         false => print(&value),

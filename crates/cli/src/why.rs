@@ -1,7 +1,7 @@
 //! `atoll why`.
 
+use crate::first_node;
 use atoll_host::{
-    audit::node_folders,
     status::history,
     why::{exclusion, fates, peer_of},
 };
@@ -27,14 +27,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let folders = node_folders(&arguments.dir);
-    let Some(folder) = folders.first() else {
-        anyhow::bail!("{} holds no node's folder", arguments.dir.display());
-    };
-    let history = history(folder)?;
+    let folder = first_node(&arguments.dir)?;
+    let history = history(&folder)?;
     let peer = peer_of(&history, &arguments.peer)?;
     let round = arguments.round.map(Round);
-    let fates = fates(folder, &history, &peer, round);
+    let fates = fates(&folder, &history, &peer, round);
     if let (Some(round), []) = (round, &fates[..]) {
         anyhow::bail!("round {round} has not ended; {} rounds have", history.rounds.len());
     }

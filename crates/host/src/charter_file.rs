@@ -1,14 +1,12 @@
 //! `charter.toml`: the charter as people write it. Refusals name the line, the value and what is allowed.
 
+mod codec;
 mod robust;
 
-use self::robust::RobustTable;
+use self::{codec::CodecTable, robust::RobustTable};
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
-    charter::{
-        Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap,
-        RoundRules,
-    },
+    charter::{Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap, RoundRules},
     limits::CHARTER_BYTES_MAX,
 };
 use serde::{Deserialize, Serialize};
@@ -123,18 +121,6 @@ enum InnerKind {
 enum OuterTable {
     Sgd { lr: f64 },
     Nesterov { lr: f64, momentum: f64, warmup: u32 },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-enum CodecTable {
-    Auto { feedback: f64 },
-    Dense {},
-    Int8 { feedback: f64 },
-    Int4 { feedback: f64 },
-    Sparse { k: u32, feedback: f64 },
-    Lowrank { rank: u32, feedback: f64 },
-    EffectiveRank { rank: u32, window: u32, feedback: f64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -384,60 +370,6 @@ impl OuterTable {
     }
 }
 
-impl CodecTable {
-    fn into_compression(self) -> Result<Compression, Refused> {
-        let beta = |feedback| nano("codec.feedback", feedback);
-        Ok(match self {
-            Self::Auto { feedback } => Compression::Auto {
-                feedback: beta(feedback)?,
-            },
-            Self::EffectiveRank { rank, window, feedback } => Compression::EffectiveRank {
-                rank,
-                window,
-                feedback: beta(feedback)?,
-            },
-            Self::Dense {} => Compression::Fixed(Codec::Dense),
-            Self::Int8 { feedback } => Compression::Fixed(Codec::Int8 {
-                feedback: beta(feedback)?,
-            }),
-            Self::Int4 { feedback } => Compression::Fixed(Codec::Int4 {
-                feedback: beta(feedback)?,
-            }),
-            Self::Sparse { k, feedback } => Compression::Fixed(Codec::Sparse {
-                k,
-                feedback: beta(feedback)?,
-            }),
-            Self::Lowrank { rank, feedback } => Compression::Fixed(Codec::LowRank {
-                rank,
-                feedback: beta(feedback)?,
-            }),
-        })
-    }
-
-    fn of(compression: &Compression) -> Self {
-        match compression {
-            Compression::Auto { feedback } => Self::Auto {
-                feedback: real(*feedback),
-            },
-            Compression::EffectiveRank { rank, window, feedback } => Self::EffectiveRank {
-                rank: *rank,
-                window: *window,
-                feedback: real(*feedback),
-            },
-            Compression::Fixed(codec) => {
-                let feedback = real(codec.feedback());
-                match codec {
-                    Codec::Dense => Self::Dense {},
-                    Codec::Int8 { .. } => Self::Int8 { feedback },
-                    Codec::Int4 { .. } => Self::Int4 { feedback },
-                    Codec::Sparse { k, .. } => Self::Sparse { k: *k, feedback },
-                    Codec::LowRank { rank, .. } => Self::Lowrank { rank: *rank, feedback },
-                }
-            }
-        }
-    }
-}
-
 /// The text of a charter, which [`parse`] reads back to the same charter.
 pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
     let (model, round, inner) = (&charter.model, &charter.round, &charter.inner);
@@ -538,6 +470,7 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
 mod tests {
     use super::*;
     use crate::found::tests::charter_of;
+    use atoll_protocol::charter::{Codec, Compression};
 
     fn text() -> String {
         to_text(&charter_of(&[PeerId([1; 32]), PeerId([2; 32])])).unwrap()

@@ -36,21 +36,15 @@ pub fn caught(history: &History, liars: &[Liar]) -> Vec<Value> {
     let all = nodes(history, liars);
     let caught = all.iter().filter_map(|(name, key, liar)| {
         let liar = (*liar)?;
-        let first = history
-            .rounds
-            .iter()
-            .find_map(|record| Some((record.round, fault(history, record, key)?)))?;
-        let times = history
-            .rounds
-            .iter()
-            .filter(|record| fault(history, record, key).is_some())
-            .count();
+        let faults = history.rounds.iter();
+        let mut faults = faults.filter_map(|record| Some((record.round, fault(history, record, key)?)));
+        let (round, reason) = faults.next()?;
         Some(json!({
             "peer": name,
             "liar": liar.name(),
-            "round": first.0.0,
-            "reason": first.1,
-            "rounds": times,
+            "round": round.0,
+            "reason": reason,
+            "rounds": 1 + faults.count(),
         }))
     });
     caught.collect()

@@ -12,6 +12,7 @@ pub mod folder;
 pub mod found;
 pub mod identity;
 pub mod liars;
+pub mod merging;
 pub mod network;
 pub mod private;
 pub mod record;

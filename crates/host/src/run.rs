@@ -5,11 +5,12 @@ use crate::{
     effects::World,
     folder::{Folder, FolderError},
     identity,
+    merging::state_of,
     network::{Addresses, Network, Settings, bind},
     private::Private,
     record::Record,
     report, seal, status,
-    trainer::{Order, Parts, Report, Trainer, state_of},
+    trainer::{Order, Parts, Report, Trainer},
 };
 use anyhow::{Context as _, bail};
 use atoll_consensus::{Config, Finalized, Handle};

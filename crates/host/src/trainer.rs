@@ -12,6 +12,7 @@ use self::{
 use crate::{
     blobs::{Blobs, Keep},
     folder::Folder,
+    merging::{apply_plan, read_plan, state_of},
     private::Private,
 };
 use anyhow::{Context as _, bail};
@@ -26,12 +27,10 @@ use atoll_ledger::{
 };
 use atoll_node::Contribution as Done;
 use atoll_outer::{
-    Contribution, ErrorFeedback, Input, Merged, Merging, OuterRule, OuterState, Pending, Replica, ReplicaError,
-    attack::Liar, replica, robust::judge::Candidate, theta_bytes, theta_from_bytes,
+    Contribution, ErrorFeedback, Merged, OuterState, Pending, Replica, ReplicaError, attack::Liar, theta_bytes,
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
-    charter::{Codec, OuterOptimizer},
     transaction::{Judgement, Measured, Reveal},
 };
 use bytes::Bytes;
@@ -299,8 +298,10 @@ impl Trainer {
             return Ok(None);
         };
         let local = self.learner.read();
-        let sent = self.twisted(local.clone(), round);
-        let encoded = self.replica.contribute(&sent, &terms.codec)?;
+        let lie = self.lie(&local, round);
+        let encoded = self
+            .replica
+            .contribute(lie.as_deref().unwrap_or(&local), &terms.codec)?;
         let base = self.replica.roots().0;
         let honest = Bytes::from(encoded.blob);
         let blob = self.garbled(honest.clone(), &terms.codec);
@@ -562,59 +563,4 @@ pub(crate) fn micro_nats(loss: f64) -> MicroNats {
 /// The hash of a checkpoint's file list: names and hashes, in order.
 pub fn manifest_of(files: &[(String, Hash)]) -> Hash {
     Hash::of_blob(&atoll_protocol::encode(&files))
-}
-
-/// θ and momentum from their blobs. No momentum blob stands for an all-zero one.
-pub fn state_of(
-    charter: &Charter,
-    layout: &Layout,
-    theta: &[u8],
-    momentum: Option<&[u8]>,
-) -> anyhow::Result<OuterState> {
-    let theta = theta_from_bytes(theta, layout.parameters)?;
-    let mut state = OuterState::new(theta, &charter.outer);
-    if let (Some(bytes), OuterOptimizer::Nesterov { .. }) = (momentum, &charter.outer) {
-        state.momentum = Some(theta_from_bytes(bytes, layout.parameters)?);
-    }
-    Ok(state)
-}
-
-/// Reads and checks the blobs of a plan, in this codec, made from the θ with root `base`.
-pub fn read_plan(
-    plan: &[Planned],
-    blobs: Vec<Bytes>,
-    charter: &Charter,
-    layout: &Layout,
-    (codec, base): (&Codec, &Hash),
-) -> anyhow::Result<Vec<Contribution>> {
-    let read = |(entry, blob): (&Planned, Bytes)| {
-        Contribution::read(blob, layout, codec, base)
-            .with_context(|| format!("the contribution of {}", charter.name_of(&entry.peer)))
-    };
-    plan.iter().zip(blobs).map(read).collect()
-}
-
-/// `contributions`, which belong to `plan`, judged and merged, and one outer step.
-pub fn apply_plan(
-    outer: &OuterState,
-    plan: &[Planned],
-    contributions: &[Contribution],
-    (charter, layout, terms): (&Charter, &Layout, &Terms),
-) -> anyhow::Result<Merged> {
-    let inputs = plan.iter().zip(contributions).map(|(entry, contribution)| Input {
-        peer: entry.peer,
-        tokens: entry.tokens,
-        candidate: Candidate {
-            replica: entry.replica,
-            order: entry.order,
-        },
-        contribution,
-    });
-    let merging = Merging {
-        layout,
-        robust: &charter.robust,
-        usual_norm_micro: terms.usual_norm_micro,
-        rule: OuterRule::of(charter, terms.momentum, terms.steps),
-    };
-    Ok(replica::merged(outer, &inputs.collect::<Vec<_>>(), merging)?)
 }

@@ -4,6 +4,7 @@ use crate::{
     CheckpointState, Event, KeptOut, LastMerge, Merged, Observed, Phase, Planned, Roots, RoundState, Standing, State,
     Terms,
     event::{Outcome, RoundRecord},
+    terms::median,
 };
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
@@ -50,7 +51,7 @@ impl State {
         let round = self.round();
         let merged = || round.plan.iter().filter_map(|entry| round.reveals.get(&entry.peer));
         let measured: Vec<Measured> = merged().map(|revealed| revealed.reveal.measured).collect();
-        let median = |of: fn(&Measured) -> u32| median(measured.iter().map(of));
+        let median = |of: fn(&Measured) -> u32| median(measured.iter().map(of)).unwrap_or(0);
         Observed {
             residual_milli: median(|measured| measured.residual_milli),
             rank_milli: median(|measured| measured.rank_milli),
@@ -385,18 +386,13 @@ impl State {
     }
 }
 
-fn median(values: impl Iterator<Item = u32>) -> u32 {
-    let mut values: Vec<u32> = values.collect();
-    values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or(0)
-}
-
 /// The share of their steps, in thousandths, that the median peer took before it knew its θ.
 fn ahead_milli<'a>(reveals: impl Iterator<Item = &'a Reveal>) -> u32 {
-    median(reveals.map(|reveal| {
+    let shares = reveals.map(|reveal| {
         let ahead = reveal.ahead.map_or(0, |ahead| u64::from(ahead.steps.0));
         u32::try_from(1000 * ahead / u64::from(reveal.steps.0.max(1))).unwrap_or(u32::MAX)
-    }))
+    });
+    median(shares).unwrap_or(0)
 }
 
 /// How long a peer needs to fetch the others' contributions, where a KiB takes it so many microseconds. Nothing

@@ -166,9 +166,7 @@ impl Terms {
         self.norms_micro.push(norm_micro);
         let surplus = self.norms_micro.len().saturating_sub(NORMS);
         self.norms_micro.drain(..surplus);
-        let mut sorted = self.norms_micro.clone();
-        sorted.sort_unstable();
-        self.usual_norm_micro = sorted.get(sorted.len() / 2).copied();
+        self.usual_norm_micro = median(self.norms_micro.iter().copied());
     }
 
     fn after_void(&mut self, charter: &Charter) {
@@ -181,6 +179,13 @@ impl Terms {
             self.voids = 0;
         }
     }
+}
+
+/// The value in the middle, of an even number the upper one.
+pub(crate) fn median<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
 }
 
 /// The momentum that is good where this share of a round's steps, in thousandths, is taken before its θ is known:

@@ -51,6 +51,11 @@ impl Weighing {
         Self::MinimumDiameter,
     ];
 
+    /// The rule with this word.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
+    }
+
     /// Its word in a charter file.
     pub fn name(self) -> &'static str {
         match self {

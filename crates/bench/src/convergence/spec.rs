@@ -248,7 +248,7 @@ impl Spec {
     fn judging(&self) -> Result<Robust, RunError> {
         let mut robust = Robust::PLAIN;
         for word in self.robust.split_whitespace() {
-            match (word, Weighing::ALL.into_iter().find(|rule| rule.name() == word)) {
+            match (word, Weighing::named(word)) {
                 (_, Some(rule)) => robust.rule = rule,
                 ("mixing", _) => robust.mixing = true,
                 ("clip", _) => robust.clip = true,

@@ -37,6 +37,7 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
             .next()
             .is_some();
     if !there {
+        most_are_honest(arguments, arguments.peers.unwrap_or(super::PEERS) as usize)?;
         found(arguments).await?;
     }
     let nodes = node_folders(dir);
@@ -49,6 +50,7 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
     let charter = charter_file::read(&first.charter())?;
     if there {
         agrees(arguments, &charter, nodes.len())?;
+        most_are_honest(arguments, nodes.len())?;
     }
     for node in &nodes {
         wait_until_free(node).await?;
@@ -59,6 +61,14 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
         nodes,
         resumed: there,
     })
+}
+
+fn most_are_honest(arguments: &Arguments, nodes: usize) -> anyhow::Result<()> {
+    let liars = arguments.liars.len();
+    if liars > 0 && 2 * liars >= nodes {
+        bail!("{liars} liars of {nodes} nodes: no rule can tell who lies unless most nodes are honest");
+    }
+    Ok(())
 }
 
 /// After a demo was killed its nodes need a moment to notice and end.

@@ -3,7 +3,8 @@
 use super::{FolderReport, chain::History, files::blob};
 use crate::{
     folder::Folder,
-    trainer::{apply_plan, manifest_of, read_plan, state_of},
+    merging::{apply_plan, read_plan, state_of},
+    trainer::manifest_of,
 };
 use anyhow::{Context as _, bail};
 use atoll_learner::{

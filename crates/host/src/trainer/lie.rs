@@ -69,11 +69,11 @@ impl Lie {
 }
 
 impl Trainer {
-    /// w as if training had led to what the liar wants to send.
-    pub(super) fn twisted(&mut self, local: Vec<f32>, round: Round) -> Vec<f32> {
-        let Some(lie) = &mut self.lie else { return local };
+    /// w as if training had led to what the liar wants to send; nothing of an honest node.
+    pub(super) fn lie(&mut self, local: &[f32], round: Round) -> Option<Vec<f32>> {
+        let lie = self.lie.as_mut()?;
         let theta = self.replica.theta();
-        let own: Vec<f32> = theta.iter().zip(&local).map(|(theta, w)| theta - w).collect();
+        let own: Vec<f32> = theta.iter().zip(local).map(|(theta, w)| theta - w).collect();
         let view = View {
             own: &own,
             others: &lie.others,
@@ -82,7 +82,7 @@ impl Trainer {
         };
         let sent = lie.liar.sends(&view);
         lie.first.get_or_insert_with(|| sent.clone());
-        theta.iter().zip(&sent).map(|(theta, sent)| theta - sent).collect()
+        Some(theta.iter().zip(&sent).map(|(theta, sent)| theta - sent).collect())
     }
 
     /// The bytes that are sent in place of an honest blob.
