@@ -1,8 +1,11 @@
 //! Writes the seed corpora: one valid input of every kind.
 
 use atoll_fuzz::{BASE, charter, codecs, run};
-use atoll_outer::ErrorFeedback;
-use atoll_protocol::{charter::Codec, encode};
+use atoll_outer::{
+    ErrorFeedback,
+    robust::{Gram, judge::Matrix},
+};
+use atoll_protocol::{Nano, charter::Codec, encode};
 use std::{fs, io, path::Path};
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -28,9 +31,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let values: Vec<f32> = (0..layout.parameters).map(|i| (i % 17) as f32 / 64.0 - 0.125).collect();
         let mut feedback = ErrorFeedback::new(layout.parameters);
-        let encoded = feedback.contribute(values, &codec, &layout, &BASE)?;
+        let encoded = feedback.contribute(values, &codec, (&layout, &BASE), None)?;
         write("contribution", name, &encoded.blob)?;
         write("feedback", name, &feedback.to_bytes())?;
     }
+    let matrix = Matrix {
+        replicas: vec![0, 2],
+        gram: Gram::from_lower(2, vec![1.0, -0.5, 2.0]).ok_or("finite values")?,
+        weights: vec![Nano::ONE, Nano(500_000_000)],
+    };
+    write("matrix", "two", &matrix.to_bytes())?;
     Ok(())
 }

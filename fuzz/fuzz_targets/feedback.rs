@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(feedback.values().iter().all(|e| e.is_finite()));
             let before = feedback.clone();
             let delta = vec![0.25; layout.parameters];
-            if feedback.contribute(delta, codec, layout, &BASE).is_err() {
+            if feedback.contribute(delta, codec, (layout, &BASE), Some(1.0)).is_err() {
                 assert_eq!(feedback, before, "unchanged by an error");
             }
         }

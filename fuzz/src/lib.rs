@@ -22,7 +22,12 @@ pub fn keys() -> Vec<Keypair> {
 /// A valid charter of three members and a tiny model.
 pub fn charter() -> Charter {
     let members = keys();
-    let mut charter = tiny_charter(members.iter().zip(["a", "b", "c"]).map(|(key, name)| (name.into(), key.peer())));
+    let mut charter = tiny_charter(
+        members
+            .iter()
+            .zip(["a", "b", "c"])
+            .map(|(key, name)| (name.into(), key.peer())),
+    );
     charter.model.theta = BASE;
     charter.round.rounds = 2;
     charter.round.absent_max = 1;
@@ -89,6 +94,7 @@ fn statements(state: &State, who: usize) -> [Action; 5] {
         Action::Reveal(reveal),
         Action::Check {
             round,
+            held: None,
             refused: Vec::new(),
         },
         Action::MergeRoot {

@@ -310,9 +310,9 @@ impl Blobs {
         within(limit, transfer).await.map(|_| ())
     }
 
-    /// Lets go of contributions and θ of rounds before `first`; the store collects them later.
+    /// Lets go of what belongs to rounds before `first`; the store collects it later.
     pub async fn collect(&self, first: Round) -> Result<(), BlobsError> {
-        for kind in ["theta", "contribution"] {
+        for kind in ["theta", "contribution", "matrix"] {
             let (from, to) = (format!("{kind}/"), format!("{kind}/{:010}", first.0));
             self.store.tags().delete_range(from..to).await.map_err(store_error)?;
         }

@@ -12,7 +12,7 @@ use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, blob_bytes_max};
 use atoll_protocol::{
     Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, charter::Codec,
-    transaction::Reveal,
+    limits::VALUE_MAX, transaction::Reveal,
 };
 use bytes::Bytes;
 use iroh::Endpoint;
@@ -25,10 +25,11 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::{sync::mpsc as channel, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc as channel},
+    task::JoinSet,
+};
 
-/// No parameter moves by this much in a round; a contribution that says so would only break the model.
-const VALUE_MAX: f32 = 100.0;
 /// Between two rounds of asking everyone for a blob.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -64,6 +65,8 @@ struct Source {
     me: PeerId,
     blobs: Blobs,
     endpoint: Endpoint,
+    /// One contribution is read at a time.
+    checking: Arc<Semaphore>,
 }
 
 impl World {
@@ -88,6 +91,7 @@ impl World {
                 me,
                 blobs,
                 endpoint,
+                checking: Arc::new(Semaphore::new(1)),
             },
             keypair,
             genesis,
@@ -294,13 +298,25 @@ impl Source {
                 }
             }
         };
+        // one at a time, and not where consensus runs
+        let Ok(turn) = self.checking.clone().acquire_owned().await else {
+            return Err(CheckReason::Missing); // the node stops
+        };
+        let (source, codec) = (self.clone(), codec.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let read = source.read(bytes, (peer, &codec, base));
+            drop(turn);
+            read
+        });
+        read.await.unwrap_or(Err(CheckReason::Malformed))
+    }
+
+    fn read(&self, bytes: Bytes, (peer, codec, base): (PeerId, &Codec, Hash)) -> Result<(), CheckReason> {
         let read = Contribution::read(bytes, &self.layout, codec, &base).map_err(|error| {
             tracing::warn!("contribution of {} is refused: {error}", self.charter.name_of(&peer));
             error.reason()
         })?;
-        let mut values = vec![0f32; self.layout.parameters];
-        read.decode_into(&mut values).map_err(|_| CheckReason::Malformed)?;
-        match values.iter().all(|value| value.abs() <= VALUE_MAX) {
+        match read.largest() <= VALUE_MAX {
             true => Ok(()),
             false => Err(CheckReason::BadValue),
         }

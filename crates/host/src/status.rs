@@ -106,19 +106,19 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
 /// How long each phase may last, and what peers needed of late.
 fn pace(charter: &Charter, state: &State) -> Value {
     let (pace, deadlines) = (&state.core().pace, &charter.deadlines);
-    let phase = |window: &Window, longest: Option<Millis>| {
-        let limit = longest.map(|longest| window.limit(deadlines.deviations, longest).0);
+    let k = deadlines.deviations;
+    let phase = |window: &Window, limit: Option<Millis>| {
         let last = window.last();
         json!({
-            "limit_ms": limit,
+            "limit_ms": limit.map(|limit| limit.0),
             "median_ms": last.map(|spread| spread.median.0),
             "deviation_ms": last.map(|spread| spread.deviation.0),
         })
     };
     json!({
         "commit": phase(&pace.commit, None),
-        "reveal": phase(&pace.reveal, Some(deadlines.reveal)),
-        "check": phase(&pace.check, Some(deadlines.check)),
+        "reveal": phase(&pace.reveal, Some(pace.reveal_limit(k, deadlines.reveal))),
+        "check": phase(&pace.check, Some(pace.check_limit(k, deadlines.check))),
     })
 }
 

@@ -299,9 +299,9 @@ impl Trainer {
         };
         let local = self.learner.read();
         let lie = self.lie(&local, round);
-        let encoded = self
-            .replica
-            .contribute(lie.as_deref().unwrap_or(&local), &terms.codec)?;
+        let usual = terms.usual_norm_micro.filter(|_| lie.is_none()); // a liar keeps to no length
+        let sent = lie.as_deref().unwrap_or(&local);
+        let encoded = self.replica.contribute(sent, &terms.codec, usual)?;
         let base = self.replica.roots().0;
         let honest = Bytes::from(encoded.blob);
         let blob = self.garbled(honest.clone(), &terms.codec);

@@ -200,7 +200,7 @@ async fn a_fetched_contribution_is_read_against_the_theta_it_was_made_from() {
     let (layout, base, codec) = (Layout::of(&rules.model), Hash([7; 32]), rules.compression.first());
     let delta: Vec<f32> = (0..layout.parameters).map(|i| (i % 17) as f32 - 8.0).collect();
     let blob = ErrorFeedback::new(layout.parameters)
-        .contribute(delta, &codec, &layout, &base)
+        .contribute(delta, &codec, (&layout, &base), None)
         .unwrap()
         .blob;
     assert!(blob.len() as u64 <= blob_bytes_max(&layout, &codec));

@@ -45,9 +45,11 @@ pub struct RoundRecord {
     pub kept_out: Vec<KeptOut>,
     /// Address of the inner products and weights; [`Hash::ZERO`] where there are none.
     pub matrix: Hash,
-    /// Mean training loss, weighted by tokens, of what was merged.
+    /// Median length of the others, in millionths; 0 where nobody looked.
+    pub norm_micro: u64,
+    /// Training loss as those merged state it: the mean without the extremes.
     pub train_loss: MicroNats,
-    /// Mean held-out loss of θ before the round, as measured by those merged.
+    /// Held-out loss of θ before the round, so too.
     pub held_out: MicroNats,
 }
 

@@ -43,7 +43,13 @@ impl State {
             Action::Leave { sequence } => self.leave(peer, *sequence, events),
             Action::Commit { round, commitment } => self.commit(peer, *round, *commitment, signature, events),
             Action::Reveal(reveal) => self.reveal(peer, reveal, signature, events),
-            Action::Check { round, refused } => self.check(peer, *round, refused, events),
+            Action::Check { round, held, refused } => {
+                let checked = Checked {
+                    refused: refused.clone(),
+                    held: *held,
+                };
+                self.check(peer, *round, checked, events)
+            }
             Action::MergeRoot {
                 round,
                 theta,
@@ -191,6 +197,15 @@ impl State {
         }
         self.check_origin(reveal)?;
         self.check_work(reveal)?;
+        match self.core().sent.get(&reveal.blob).filter(|author| **author != peer) {
+            Some(author) => {
+                return Err(Refusal::NotItsOwn {
+                    blob: reveal.blob,
+                    author: *author,
+                });
+            }
+            None => {}
+        }
         let revealed = Revealed {
             reveal: reveal.clone(),
             signature,
@@ -243,7 +258,8 @@ impl State {
         }
     }
 
-    fn check(&mut self, peer: PeerId, round: Round, refused: &[RefusedReplica], events: &mut Vec<Event>) -> Outcome {
+    fn check(&mut self, peer: PeerId, round: Round, checked: Checked, events: &mut Vec<Event>) -> Outcome {
+        let refused = &checked.refused;
         let current = self.current(peer, round)?;
         if current.checks.contains_key(&peer) {
             return Err(Refusal::Repeated { peer, kind: "check" });
@@ -264,8 +280,6 @@ impl State {
         if !refused.iter().all(revealed) {
             return Err(Refusal::CheckList("list may name revealed contributions only"));
         }
-        let refused = refused.to_vec();
-        let checked = Checked { refused };
         self.core_mut().round.checks.insert(peer, checked);
         events.push(Event::Checked(round, peer));
         Ok(())

@@ -31,4 +31,4 @@ pub use round::{
     Checked, Committed, Evidence, KeptOut, Merged, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing,
 };
 pub use state::{CheckpointState, Core, LastMerge, Limits, State};
-pub use terms::{Observed, Terms};
+pub use terms::{Ended, Observed, Terms};

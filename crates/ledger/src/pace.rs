@@ -3,7 +3,8 @@
 //! Of every round that merged a quorum's contributions the ledger keeps, for each phase, the median of the
 //! peers' delays and the median deviation from it (MAD). The limit of the next such phase is the middle of
 //! `median + k · MAD` over the last rounds, at least half above the median, and beyond that what clocks may be
-//! apart; never more than the charter's. So a minority of peers moves it little.
+//! apart; never more than the charter's. So a minority of peers moves it little. Blobs travel until a quorum of
+//! them is there, and may take twice as long as that: the last one may be one peer's who serves slowly on purpose.
 //!
 //! The limits of a charter hold still wherever a shorter one could do harm. A reveal or check phase ends early
 //! only if that leaves a quorum of contributions to be merged: whoever withholds a blob, or refuses everything,
@@ -44,9 +45,10 @@ impl Spread {
         })
     }
 
-    fn limit(self, deviations: u32) -> u64 {
+    fn limit(self, deviations: u32, halves: u64) -> u64 {
         let Self { median, deviation } = self;
-        let above = deviation.0.saturating_mul(deviations.into()).max(median.0 / 2);
+        let least = (median.0 / 2).saturating_mul(halves);
+        let above = deviation.0.saturating_mul(deviations.into()).max(least);
         median.0.saturating_add(above)
     }
 }
@@ -64,12 +66,13 @@ impl Window {
         self.0.drain(..surplus);
     }
 
-    /// How long such a phase may last now. `longest` is the charter's, `deviations` its k.
-    pub fn limit(&self, deviations: u32, longest: Millis) -> Millis {
+    /// How long such a phase may last now. `longest` is the charter's, `deviations` its k; at the least it is so
+    /// many `halves` of the median above that.
+    fn limit(&self, deviations: u32, halves: u64, longest: Millis) -> Millis {
         if deviations == 0 || self.0.len() < NEEDED {
             return longest;
         }
-        let mut limits: Vec<u64> = self.0.iter().map(|spread| spread.limit(deviations)).collect();
+        let mut limits: Vec<u64> = self.0.iter().map(|spread| spread.limit(deviations, halves)).collect();
         limits.sort_unstable();
         let middle = limits.get(limits.len() / 2).copied().unwrap_or(longest.0);
         Millis(middle.saturating_add(DEADLINE_MS_MIN)).min(longest)
@@ -88,7 +91,8 @@ pub struct Delays {
     pub commit: Vec<Millis>,
     /// Reveals, after commitments closed.
     pub reveal: Vec<Millis>,
-    /// Checks by those who have every blob, after commitments closed: blobs travel since then.
+    /// When peers held a quorum's contributions, after commitments closed: blobs travel since then. Not when they
+    /// held all: one peer that serves slowly would decide for everyone.
     pub check: Vec<Millis>,
 }
 
@@ -100,11 +104,21 @@ pub struct Pace {
     pub commit: Window,
     /// To the reveals.
     pub reveal: Window,
-    /// From the end of commitments to the checks: blobs travel.
+    /// From the end of commitments until a quorum of blobs is there.
     pub check: Window,
 }
 
 impl Pace {
+    /// How long the reveal phase may last.
+    pub fn reveal_limit(&self, deviations: u32, longest: Millis) -> Millis {
+        self.reveal.limit(deviations, 1, longest)
+    }
+
+    /// How long blobs may travel: twice what a quorum of them needs.
+    pub fn check_limit(&self, deviations: u32, longest: Millis) -> Millis {
+        self.check.limit(deviations, 2, longest)
+    }
+
     /// A round of `roster` peers is over to which `commits` of them committed. `good` says that it merged the
     /// contributions of a quorum.
     pub(crate) fn record(&mut self, delays: &Delays, (roster, commits): (usize, usize), good: bool) {
@@ -150,7 +164,7 @@ mod tests {
             check: millis(&[center - 100, center, center + 100]),
             ..Delays::default()
         };
-        let limit = |pace: &Pace, deviations| pace.check.limit(deviations, longest).0;
+        let limit = |pace: &Pace, deviations| pace.check.limit(deviations, 1, longest).0;
         for round in 0..NEEDED {
             assert_eq!(limit(&pace, 6), 60_000, "round {round}");
             pace.record(&around(10_000), (3, 3), true);
@@ -158,7 +172,12 @@ mod tests {
         assert_eq!(limit(&pace, 6), 15_000 + DEADLINE_MS_MIN, "half above the median");
         assert_eq!(limit(&pace, 100), 20_000 + DEADLINE_MS_MIN);
         assert_eq!(limit(&pace, 0), 60_000, "fixed deadlines");
-        assert_eq!(pace.check.limit(100, Millis(11_000)), Millis(11_000));
+        assert_eq!(pace.check.limit(100, 1, Millis(11_000)), Millis(11_000));
+        assert_eq!(
+            pace.check.limit(6, 2, longest).0,
+            20_000 + DEADLINE_MS_MIN,
+            "as much again"
+        );
         let known = pace.clone();
         let withheld = Delays::default();
         pace.record(&withheld, (3, 3), true);

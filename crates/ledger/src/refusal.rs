@@ -99,6 +99,14 @@ pub enum Refusal {
         /// Blob revealed.
         blob: Hash,
     },
+    /// A blob that another peer has sent to a round before, which was void.
+    #[error("blob {} is {}'s, who sent it to a round before", blob.short(), author.short())]
+    NotItsOwn {
+        /// The blob.
+        blob: Hash,
+        /// Who sent it first.
+        author: PeerId,
+    },
     /// A contribution's claimed work is impossible.
     #[error("{steps} with {tokens}: 1 to {steps_max} of {tokens_per_step} each are possible")]
     Work {

@@ -3,7 +3,7 @@
 use crate::{Terms, pace::Delays};
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    ByteCount, CheckReason, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
+    ByteCount, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
     transaction::{Judgement, Reveal, SignedTransaction, Unfit, UnfitReplica},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -78,13 +78,8 @@ pub struct Revealed {
 pub struct Checked {
     /// What it does not hold or finds not well formed, ascending by replica; it accepts all others.
     pub refused: Vec<RefusedReplica>,
-}
-
-impl Checked {
-    /// Whether it has all blobs.
-    fn is_full(&self) -> bool {
-        !self.refused.iter().any(|entry| entry.reason == CheckReason::Missing)
-    }
+    /// How long after commitments closed it held a quorum's, as it says.
+    pub held: Option<Millis>,
 }
 
 /// A contribution that is to be merged.
@@ -224,14 +219,9 @@ impl RoundState {
     pub(crate) fn note_delays(&mut self, now: Millis) {
         let (since, delays) = (self.since, &mut self.delays);
         let (delays, begun, count) = match self.phase {
-            Phase::Gathering | Phase::Merge | Phase::Finished => return,
+            Phase::Gathering | Phase::Check | Phase::Merge | Phase::Finished => return,
             Phase::Commit => (&mut delays.commit, since, self.commits.len()),
             Phase::Reveal => (&mut delays.reveal, since, self.reveals.len()),
-            // who gave up on a blob waited for its own clock, which says nothing of how long blobs travel
-            Phase::Check => {
-                let full = self.checks.values().filter(|check| check.is_full()).count();
-                (&mut delays.check, self.reveal_at, full)
-            }
         };
         delays.resize(count, Millis(now.0.saturating_sub(begun.0)));
     }

@@ -1,14 +1,14 @@
 //! After a block's transactions: does the phase end, and what follows?
 
 use crate::{
-    CheckpointState, Event, KeptOut, LastMerge, Merged, Observed, Phase, Planned, Roots, RoundState, Standing, State,
-    Terms,
+    CheckpointState, Ended, Event, KeptOut, LastMerge, Merged, Observed, Phase, Planned, Roots, RoundState, Standing,
+    State, Terms,
     event::{Outcome, RoundRecord},
     terms::median,
 };
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    CheckReason, Domain, Hash, InnerSteps, MicroNats, Millis, PeerId, Refused, Round, Tokens, encode,
+    CheckReason, Domain, Hash, InnerSteps, MicroNats, Millis, PeerId, Refused, Robust, Round, Tokens, encode,
     transaction::{Measured, Reveal},
 };
 
@@ -42,19 +42,31 @@ impl State {
         let quorum = self.charter().quorum(record.roster.len());
         let core = self.core_mut();
         let peers = (core.round.roster.len(), core.round.commits.len());
-        let good = record.merged.len() >= quorum;
+        let mut held: Vec<Millis> = core.round.checks.values().filter_map(|check| check.held).collect();
+        held.sort_unstable();
+        core.round.delays.check = held;
+        let good = record.merged.len() + record.kept_out.len() >= quorum;
         core.pace.record(&core.round.delays, peers, good);
     }
 
     /// What the round showed that is closing, for the terms of the next.
     fn observed(&self) -> Observed {
         let round = self.round();
-        let merged = || round.plan.iter().filter_map(|entry| round.reveals.get(&entry.peer));
+        let unfit = round.judgement.as_ref().map_or(&[][..], |judgement| &judgement.unfit);
+        let fit = |entry: &&Planned| !unfit.iter().any(|out| out.replica == entry.replica);
+        let merged = || {
+            let fit = round.plan.iter().filter(fit);
+            fit.filter_map(|entry| round.reveals.get(&entry.peer))
+        };
         let measured: Vec<Measured> = merged().map(|revealed| revealed.reveal.measured).collect();
         let median = |of: fn(&Measured) -> u32| median(measured.iter().map(of)).unwrap_or(0);
         Observed {
             residual_milli: median(|measured| measured.residual_milli),
             rank_milli: median(|measured| measured.rank_milli),
+            again: 2 * merged()
+                .filter(|revealed| revealed.reveal.trained != round.number)
+                .count()
+                > merged().count(),
             training: Some(round.terms.length(median(|measured| measured.step_micros))).filter(|length| length.0 > 0),
             norm_micro: round.judgement.as_ref().map_or(0, |judgement| judgement.norm_micro),
             ahead_milli: ahead_milli(merged().map(|revealed| &revealed.reveal)),
@@ -277,9 +289,14 @@ impl State {
     fn end(&mut self, outcome: Outcome, now: Millis, parent: Hash, events: &mut Vec<Event>) {
         let record = self.record(outcome, now);
         self.record_pace(&record);
-        let observed = matches!(outcome, Outcome::Closed(_)).then(|| self.observed());
-        let next = self.round().terms.next(self.charter(), record.round, observed);
+        let ended = match outcome {
+            Outcome::Closed(_) => Ended::Moved(self.observed()),
+            Outcome::NothingAccepted => Ended::Late,
+            Outcome::NobodyRevealed | Outcome::RootsSplit | Outcome::Outgrown => Ended::Void,
+        };
+        let next = self.round().terms.next(self.charter(), record.round, &ended);
         self.credit(&record, events);
+        self.note_sent(matches!(outcome, Outcome::Closed(_)));
         let plan = self.round().plan.clone();
         let core = self.core_mut();
         core.history = Hash::of(Domain::History, &encode(&(core.history, &record)));
@@ -330,6 +347,7 @@ impl State {
                 .filter_map(|entry| round.reveals.get(&entry.peer))
                 .map(|entry| &entry.reveal)
         };
+        let loss = |of: fn(&Reveal) -> MicroNats| trimmed_mean(reveals().map(of));
         RoundRecord {
             round: round.number,
             outcome,
@@ -339,11 +357,29 @@ impl State {
             absent: without(&round.roster, &|peer| round.commits.contains_key(peer)),
             withheld: without(&committed, &|peer| round.reveals.contains_key(peer)),
             refused: self.refused(&round.plan),
-            train_loss: mean(reveals().map(|reveal| (reveal.train_loss, reveal.tokens))),
-            held_out: mean(reveals().map(|reveal| (reveal.held_out, Tokens(1)))),
+            train_loss: loss(|reveal| reveal.train_loss),
+            held_out: loss(|reveal| reveal.held_out),
             merged,
             kept_out,
             matrix: judgement.map_or(Hash::ZERO, |judgement| judgement.matrix),
+            norm_micro: judgement.map_or(0, |judgement| judgement.norm_micro),
+        }
+    }
+
+    /// What was revealed to a void round is its authors' to send again. What was sent to earlier ones and not to
+    /// this is forgotten, so that there is never more than a roster's.
+    fn note_sent(&mut self, moved: bool) {
+        let core = self.core_mut();
+        let earlier = core::mem::take(&mut core.sent);
+        if moved {
+            return;
+        }
+        for (peer, revealed) in &core.round.reveals {
+            let blob = revealed.reveal.blob;
+            core.sent.insert(blob, earlier.get(&blob).copied().unwrap_or(*peer));
+        }
+        if core.round.reveals.is_empty() {
+            core.sent = earlier;
         }
     }
 
@@ -405,12 +441,36 @@ fn transfer(plan: &[Planned], kib_micros: u32) -> Option<Millis> {
     (kib_micros > 0).then(|| Millis(u64::try_from(millis).unwrap_or(u64::MAX)))
 }
 
-/// Mean loss by weight; 0 where nothing was merged.
-fn mean(losses: impl Iterator<Item = (MicroNats, Tokens)>) -> MicroNats {
-    let (mut sum, mut weight) = (0u128, 0u128);
-    for (loss, tokens) in losses {
-        sum = sum.saturating_add(u128::from(loss.0).saturating_mul(tokens.0.into()));
-        weight += u128::from(tokens.0);
+/// The mean without as many of the highest and of the lowest as may be wrong; 0 of nothing.
+fn trimmed_mean(losses: impl Iterator<Item = MicroNats>) -> MicroNats {
+    let mut losses: Vec<u64> = losses.map(|loss| loss.0).collect();
+    losses.sort_unstable();
+    let wrong = Robust::faulty(losses.len());
+    let kept = losses.get(wrong..losses.len() - wrong).unwrap_or_default();
+    let sum: u128 = kept.iter().map(|loss| u128::from(*loss)).sum();
+    MicroNats(u64::try_from(sum / kept.len().max(1) as u128).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_liar_does_not_move_a_loss_far() {
+        let table: [(&[u64], u64); 6] = [
+            (&[], 0),
+            (&[3], 3),
+            (&[1, 2, 6], 3),
+            (&[u64::MAX, 2, 4, 3], 3),
+            (&[5, 0, 4, 3, u64::MAX], 4),
+            (&[u64::MAX; 3], u64::MAX),
+        ];
+        for (losses, expected) in table {
+            assert_eq!(
+                trimmed_mean(losses.iter().copied().map(MicroNats)).0,
+                expected,
+                "{losses:?}"
+            );
+        }
     }
-    MicroNats(u64::try_from(sum / weight.max(1)).unwrap_or(u64::MAX))
 }

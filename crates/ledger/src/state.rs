@@ -2,7 +2,6 @@
 
 use crate::{
     Applied, BlockError, Event, Evidence, Pace, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing, Terms,
-    Window,
 };
 use alloc::{collections::BTreeMap, format, sync::Arc, vec::Vec};
 use atoll_protocol::{
@@ -70,6 +69,8 @@ pub struct Core {
     pub pace: Pace,
     /// Running hash over all ended rounds.
     pub history: Hash,
+    /// Who sent what to the void rounds since θ moved: their authors may send it again, and nobody else.
+    pub sent: BTreeMap<Hash, PeerId>,
     /// The newest checkpoint that is or was due.
     pub checkpoint: Option<CheckpointState>,
     /// One proof per excluded peer.
@@ -110,6 +111,7 @@ impl State {
             round: RoundState::gathering(Round(0), Millis(0), Terms::first(charter)),
             pace: Pace::default(),
             history: Hash::ZERO,
+            sent: BTreeMap::new(),
             checkpoint: None,
             evidence: BTreeMap::new(),
         }
@@ -215,7 +217,6 @@ impl State {
     /// window.
     pub fn limits(&self) -> Option<Limits> {
         let (round, longest, pace) = (&self.core.round, &self.charter.deadlines, &self.core.pace);
-        let limit = |window: &Window, most| window.limit(longest.deviations, most);
         let (usual, last) = match round.phase {
             Phase::Gathering | Phase::Finished => return None,
             Phase::Commit => {
@@ -223,11 +224,13 @@ impl State {
                 (end, end)
             }
             Phase::Reveal => (
-                round.since.after(limit(&pace.reveal, longest.reveal)),
+                round.since.after(pace.reveal_limit(longest.deviations, longest.reveal)),
                 round.since.after(longest.reveal),
             ),
             Phase::Check => {
-                let usual = round.reveal_at.after(limit(&pace.check, Millis(u64::MAX)));
+                let usual = round
+                    .reveal_at
+                    .after(pace.check_limit(longest.deviations, Millis(u64::MAX)));
                 let least = round.since.after(Millis(DEADLINE_MS_MIN));
                 (usual.max(least), round.since.after(longest.check))
             }

@@ -36,7 +36,7 @@ const DELIVERIES: u64 = 4;
 const RESIDUAL_MILLI_MAX: u32 = 6_000;
 /// Transfers of this part of the time of training are hidden by training on.
 const HIDDEN: u64 = 5;
-/// So many void rounds in a row make the next ones sparser.
+/// So many rounds in which contributions did not arrive make the next ones sparser.
 const VOIDS_MAX: u8 = 2;
 /// Rounds whose median lengths are remembered.
 const NORMS: usize = 9;
@@ -64,10 +64,21 @@ pub struct Terms {
     norms_micro: Vec<u64>,
     /// Effective ranks of the last rounds, oldest first, where the codec follows them.
     ranks_milli: Vec<u32>,
-    /// Rounds in a row in which θ did not move.
+    /// Rounds since the last whose contributions arrived at the first try in which they did not arrive at all.
     voids: u8,
     /// Share of its steps that a round began with before it knew its θ, in thousandths.
     ahead_milli: u32,
+}
+
+/// How a round ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// θ moved.
+    Moved(Observed),
+    /// Contributions did not arrive.
+    Late,
+    /// θ did not move for another reason.
+    Void,
 }
 
 /// What a round showed; medians over the peers that were merged.
@@ -79,7 +90,9 @@ pub struct Observed {
     pub rank_milli: u32,
     /// Length of the round's inner steps, if that is known.
     pub training: Option<Millis>,
-    /// From the opening of the check phase to the checks, if that is known.
+    /// Whether most of what was merged had been sent to a void round before.
+    pub again: bool,
+    /// How long a peer needs to fetch the others' contributions, if that is known.
     pub transfer: Option<Millis>,
     /// Share of the round's steps that were taken ahead, in thousandths.
     pub ahead_milli: u32,
@@ -112,13 +125,12 @@ impl Terms {
         Millis(u64::from(self.steps.0) * u64::from(step_micros) / 1000)
     }
 
-    /// Those of the round after `round`, which had these. `observed` is nothing where θ did not move: the
-    /// codec stays then, since what was encoded may be sent again; but blobs that do not arrive in
-    /// [`VOIDS_MAX`] rounds are too large.
-    pub fn next(&self, charter: &Charter, round: Round, observed: Option<Observed>) -> Self {
+    /// Those of the round after `round`, which had these. Where θ did not move the codec stays, since what was
+    /// encoded may be sent again; but blobs that do not arrive in [`VOIDS_MAX`] rounds are too large.
+    pub fn next(&self, charter: &Charter, round: Round, ended: &Ended) -> Self {
         let mut next = self.clone();
         next.first_step = self.first_step.saturating_add(self.steps.0.into());
-        if let Some(observed) = &observed {
+        if let Ended::Moved(observed) = ended {
             next.ahead_milli = observed.ahead_milli;
             next.note_norm(observed.norm_micro);
         }
@@ -126,11 +138,15 @@ impl Terms {
         if charter.round.overlap == Overlap::Auto {
             next.momentum = next.momentum.map(|momentum| damped(momentum, next.ahead_milli));
         }
-        let Some(observed) = observed else {
-            next.after_void(charter);
+        let Ended::Moved(observed) = ended else {
+            if *ended == Ended::Late {
+                next.after_late(charter);
+            }
             return next;
         };
-        next.voids = 0;
+        if !observed.again {
+            next.voids = 0; // what arrives at the second try is too large too
+        }
         match &charter.compression {
             Compression::Fixed(_) => {}
             Compression::Auto { feedback } => {
@@ -169,7 +185,7 @@ impl Terms {
         self.usual_norm_micro = median(self.norms_micro.iter().copied());
     }
 
-    fn after_void(&mut self, charter: &Charter) {
+    fn after_late(&mut self, charter: &Charter) {
         self.voids = self.voids.saturating_add(1);
         if let Compression::Auto { feedback } = charter.compression
             && self.voids >= VOIDS_MAX
@@ -276,7 +292,7 @@ mod tests {
                 Codec::Sparse { k, .. } => k,
                 _ => 4096,
             });
-            terms = terms.next(&charter, Round(round), Some(observed(round)));
+            terms = terms.next(&charter, Round(round), &Ended::Moved(observed(round)));
         }
         seen
     }
@@ -331,7 +347,7 @@ mod tests {
                     transfer: Some(Millis(30 * times_milli * BYTES_MILLI[rung] / BYTES_MILLI[0])),
                     ..Observed::default()
                 };
-                terms = terms.next(&charter, Round(round), Some(observed));
+                terms = terms.next(&charter, Round(round), &Ended::Moved(observed));
             }
             rung_of(&terms.codec)
         };
@@ -353,15 +369,32 @@ mod tests {
     fn a_void_round_changes_the_schedule_and_two_the_codec() {
         let charter = auto(100);
         let first = Terms::first(&charter);
-        let next = first.next(&charter, Round(0), None);
+        let next = first.next(&charter, Round(0), &Ended::Late);
         assert_eq!((&next.codec, next.steps), (&first.codec, first.steps));
         assert_eq!(next.first_step, u64::from(first.steps.0));
-        let later = next.next(&charter, Round(1), None);
+        let later = next.next(&charter, Round(1), &Ended::Late);
         assert_eq!(
             rung_of(&later.codec),
             rung_of(&first.codec) + 1,
             "what does not arrive is too large"
         );
+        assert_eq!(
+            next.next(&charter, Round(1), &Ended::Void).codec,
+            first.codec,
+            "another reason"
+        );
+        let moved = |again| {
+            Ended::Moved(Observed {
+                again,
+                training: Some(Millis(1_000)), // and the link is not known this time: the codec stays
+                ..Observed::default()
+            })
+        };
+        for (again, sparser) in [(true, 1), (false, 0)] {
+            let moved = next.next(&charter, Round(1), &moved(again));
+            let late = moved.next(&charter, Round(2), &Ended::Late);
+            assert_eq!(rung_of(&late.codec), rung_of(&first.codec) + sparser, "{again}");
+        }
     }
 
     #[test]
@@ -376,11 +409,13 @@ mod tests {
             let mut terms = Terms::first(charter);
             assert_eq!(terms.momentum, Some(Nano(0)));
             for round in 0..99 {
-                let observed = ahead_milli.map(|ahead_milli| Observed {
-                    ahead_milli,
-                    ..Observed::default()
-                });
-                terms = terms.next(charter, Round(round), observed);
+                let moved = |ahead_milli| {
+                    Ended::Moved(Observed {
+                        ahead_milli,
+                        ..Observed::default()
+                    })
+                };
+                terms = terms.next(charter, Round(round), &ahead_milli.map_or(Ended::Void, moved));
             }
             terms.momentum.map(|momentum| momentum.0)
         };
@@ -406,9 +441,9 @@ mod tests {
             },
         );
         charter.round.overlap = Overlap::Auto;
-        let late = Terms::first(&charter).next(&charter, round, Some(observed));
+        let late = Terms::first(&charter).next(&charter, round, &Ended::Moved(observed));
         assert_eq!(
-            late.next(&charter, Round(51), None).momentum,
+            late.next(&charter, Round(51), &Ended::Void).momentum,
             Some(Nano(320_000_000)),
             "a void round says nothing new"
         );
@@ -438,7 +473,7 @@ mod tests {
                 rank_milli,
                 ..Observed::default()
             };
-            terms = terms.next(&charter, Round(round as u32), Some(observed));
+            terms = terms.next(&charter, Round(round as u32), &Ended::Moved(observed));
             assert_eq!(terms.codec, Codec::LowRank { rank, feedback }, "round {round}");
             assert_eq!(terms.steps, InnerSteps(steps), "round {round}");
         }

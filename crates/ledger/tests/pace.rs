@@ -35,8 +35,8 @@ const HONEST: Way = Way {
     merges: Some(1_000),
 };
 
-/// When a peer checks, which, and what it refuses.
-type Word = (u64, usize, Vec<(usize, CheckReason)>);
+/// When a peer checks, which, what it refuses, and how long after commitments closed it held a quorum's.
+type Word = (u64, usize, Vec<(usize, CheckReason)>, Option<Millis>);
 
 /// What a round came to.
 struct Seen {
@@ -73,10 +73,10 @@ impl World {
         let began = self.state.round().since.0;
         let mut words = self.words(ways, opened);
         words.sort_by_key(|(at, ..)| *at);
-        for (at, who, refused) in words {
+        for (at, who, refused, held) in words {
             self.wait_until(at);
             if self.state.round().phase == Phase::Check && roster.contains(&who) {
-                self.check(who, &refused).unwrap();
+                self.check_after(who, &refused, held).unwrap();
             }
         }
         self.wait_until(began + LONGEST + 1);
@@ -117,7 +117,8 @@ impl World {
         let word = |who: usize| {
             if ways[who].refuses_all {
                 let others = revealed.iter().filter(|of| **of != who);
-                return (began + 1, who, others.map(|of| (*of, CheckReason::Malformed)).collect());
+                let refused = others.map(|of| (*of, CheckReason::Malformed)).collect();
+                return (began + 1, who, refused, Some(Millis(LONGEST))); // and says that links are slow
             }
             let arrives = |of: usize| match ways[of].travels {
                 _ if of == who => Some(opened),
@@ -146,7 +147,11 @@ impl World {
             let missing = revealed
                 .iter()
                 .filter(|of| arrives(**of).is_none_or(|there| there > at));
-            (at, who, missing.map(|of| (*of, CheckReason::Missing)).collect())
+            let mut times: Vec<u64> = revealed.iter().filter_map(|of| arrives(*of)).collect();
+            times.sort_unstable();
+            let quorums = times.get(quorum - 1).filter(|there| **there <= at);
+            let held = quorums.map(|there| Millis(there - opened));
+            (at, who, missing.map(|of| (*of, CheckReason::Missing)).collect(), held)
         };
         (0..PEERS).filter(|who| ways[*who].merges.is_some()).map(word).collect()
     }
@@ -180,7 +185,8 @@ fn a_peer_that_falls_silent_is_not_waited_for_as_long_as_the_charter_allows() {
     let silent = Way { merges: None, ..HONEST };
     for seen in after_honest_rounds([silent, HONEST, HONEST, HONEST], 3) {
         assert!(seen.closed && seen.merged.len() == PEERS);
-        assert!(seen.checking < 10_000, "{} ms", seen.checking);
+        // twice what a quorum needs, and what clocks may be apart
+        assert!(seen.checking < 2 * 4_200 + 2_000, "{} ms", seen.checking);
     }
 }
 
@@ -222,6 +228,24 @@ fn a_withheld_blob_delays_and_does_nothing_else() {
         assert!(seen.closed, "round {round}");
         assert_eq!(seen.merged, [0, 1, 3], "round {round}");
         assert!(seen.checking < 10_000, "round {round}: {} ms", seen.checking);
+    }
+}
+
+#[test]
+fn who_serves_as_slowly_as_it_may_does_not_stretch_rounds() {
+    let mut world = world();
+    let mut slow = HONEST;
+    for round in 0..50 {
+        let seen = world.play(&[HONEST, slow.clone(), HONEST, HONEST], round);
+        assert!(seen.closed && seen.merged.len() >= 3, "round {round}");
+        if round > 4 {
+            assert!(seen.checking < 10_000, "round {round}: {} ms", seen.checking);
+        }
+        // a little slower as long as it is waited for
+        let waited = seen.merged.len() == PEERS;
+        slow.travels = slow
+            .travels
+            .map(|travels| if waited { travels + travels / 10 } else { 4_000 });
     }
 }
 

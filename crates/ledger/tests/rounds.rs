@@ -238,6 +238,34 @@ fn split_roots_void_the_round() {
 }
 
 #[test]
+fn what_was_sent_to_a_void_round_is_its_authors_to_send_again() {
+    let mut w = World::new(4);
+    w.join_all();
+    (0..4).for_each(|who| w.commit(who).unwrap());
+    (0..4).for_each(|who| w.reveal(who).unwrap());
+    (0..4).for_each(|who| w.check(who, &[]).unwrap());
+    (0..4).for_each(|who| w.root(who, who as u8 / 2).unwrap());
+    assert_eq!(w.state.round().number, Round(1));
+    assert_eq!(w.state.core().sent.len(), 4);
+
+    // 3 commits to 0's blob, before 0 does
+    let (round, genesis) = (Round(1), w.state.core().genesis);
+    let blob = World::blob(0);
+    let commitment = commitment(&genesis, &w.peer(3), round, &blob);
+    w.say(3, Action::Commit { round, commitment }).unwrap();
+    (0..3).for_each(|who| w.commit(who).unwrap());
+    let stolen = Reveal { blob, ..w.reveal_of(3) };
+    let (refused, author) = (w.say(3, Action::Reveal(stolen)), w.peer(0));
+    assert!(matches!(refused, Err(Refusal::NotItsOwn { author: of, .. }) if of == author));
+    (0..3).for_each(|who| w.reveal(who).unwrap());
+    w.wait(6_000);
+    (0..3).for_each(|who| w.check(who, &[]).unwrap());
+    (0..3).for_each(|who| w.root(who, 7).unwrap());
+    assert_eq!(w.last_record().merged.len(), 3);
+    assert!(w.state.core().sent.is_empty(), "θ moved: nothing can be sent again");
+}
+
+#[test]
 fn one_peer_with_another_root_does_not_hold_up_the_rest() {
     let mut w = World::new(4);
     w.join_all();
@@ -396,7 +424,11 @@ fn a_check_that_names_what_was_not_revealed_is_refused() {
         vec![entry(0); 2],
     ];
     for refused in lists {
-        let check = Action::Check { round, refused };
+        let check = Action::Check {
+            round,
+            held: None,
+            refused,
+        };
         assert!(
             matches!(w.say(0, check.clone()), Err(Refusal::CheckList(_))),
             "{check:?}"
@@ -438,7 +470,7 @@ proptest! {
                 0 => { let (genesis, peer, round) = (w.state.core().genesis, w.peer(who), w.state.round().number);
                        Some(Action::Commit { round, commitment: commitment(&genesis, &peer, round, &World::blob(who)) }) }
                 1 => Some(Action::Reveal(w.reveal_of(who))),
-                2 => Some(Action::Check { round: w.state.round().number, refused: vec![] }),
+                2 => Some(Action::Check { round: w.state.round().number, held: None, refused: vec![] }),
                 3 => Some(Action::MergeRoot { round: w.state.round().number, theta: Hash([arg % 2; 32]), momentum: None, judgement: Judgement::NONE }),
                 4 => Some(Action::Leave { sequence: 1 }),
                 5 => Some(Action::Join { sequence: u32::from(arg % 3) }),

@@ -57,6 +57,9 @@ pub struct Node {
     /// How many of them are known.
     pub(crate) known: usize,
     pub(crate) travel: Travel,
+    /// When commitments closed, by the clock here, and how long after that a quorum's contributions were here.
+    pub(crate) closed_at: Option<Millis>,
+    pub(crate) held: Option<Millis>,
     pub(crate) activity: Activity,
     pub(crate) merge: Option<Merge>,
     /// A closed round that could not be merged here, or not to the agreed root: others must give θ.
@@ -88,6 +91,8 @@ impl Node {
             verdicts: Vec::new(),
             known: 0,
             travel: Travel::default(),
+            closed_at: None,
+            held: None,
             activity: Activity::Idle,
             merge: None,
             spoiled: None,

@@ -15,7 +15,10 @@ impl Node {
     pub(crate) fn on_event(&mut self, now: Millis, event: &Event, out: &mut Vec<Effect>) {
         match event {
             Event::RoundEnded(record) => self.on_round_ended(record, out),
-            Event::RevealOpened(_) => self.stop_training(out),
+            Event::RevealOpened(_) => {
+                self.closed_at = self.is_live().then_some(now);
+                self.stop_training(out);
+            }
             Event::Joined(peer) if *peer == self.me && self.leaving => self.leave(out),
             Event::CheckpointDue(round, _) => self.checkpoint = Some(*round),
             _ => {}
@@ -200,11 +203,16 @@ impl Node {
         let replica = self.state.round().replica(&peer);
         if let Some(known) = replica.and_then(|replica| self.verdicts.get_mut(replica)) {
             let revealed = self.state.round().reveals.get(&peer).filter(|_| peer != self.me);
+            // what was sent to a void round before was here before
+            let revealed = revealed.filter(|revealed| revealed.reveal.trained == round);
             if let (Verdict::Asked(since), Ok(()), Some(revealed)) = (*known, verdict, revealed) {
                 self.travel.arrived(since, now, revealed.reveal.bytes);
             }
             self.known += usize::from(!matches!(known, Verdict::Known(_)));
             *known = Verdict::Known(verdict);
+        }
+        if self.held.is_none() && self.holds_quorum() {
+            self.held = self.closed_at.map(|closed| Millis(now.0.saturating_sub(closed.0)));
         }
         self.submit_check(false, out);
     }
@@ -237,9 +245,7 @@ impl Node {
         if round != ours.number {
             return;
         }
-        let quorum = self.state.charter().quorum(ours.roster.len());
-        let held = |verdict: &&Verdict| matches!(verdict, Verdict::Known(Ok(())));
-        if last || self.verdicts.iter().filter(held).count() >= quorum {
+        if last || self.holds_quorum() {
             return self.submit_check(true, out);
         }
         if let Some((usual, last)) = self.check_waits() {
@@ -247,6 +253,13 @@ impl Node {
             let timer = Timer::LastCheck(round);
             out.push(Effect::SetTimer { at, timer });
         }
+    }
+
+    /// Whether well-formed contributions of a quorum are here.
+    fn holds_quorum(&self) -> bool {
+        let quorum = self.state.charter().quorum(self.state.round().roster.len());
+        let held = |verdict: &&Verdict| matches!(verdict, Verdict::Known(Ok(())));
+        self.verdicts.iter().filter(held).count() >= quorum
     }
 
     /// Submits the verdicts once all are known, or at `deadline`, when the unknown count as missing.
@@ -268,8 +281,8 @@ impl Node {
             let replica = u16::try_from(replica).unwrap_or(u16::MAX); // limits keep it far below
             refused.push(RefusedReplica { replica, reason });
         }
-        let round = round.number;
-        out.push(Effect::Submit(Action::Check { round, refused }));
+        let (round, held) = (round.number, self.held);
+        out.push(Effect::Submit(Action::Check { round, held, refused }));
     }
 
     pub(crate) fn start_merge(&mut self, out: &mut Vec<Effect>) {
@@ -346,7 +359,9 @@ impl Node {
     fn on_round_ended(&mut self, record: &RoundRecord, out: &mut Vec<Effect>) {
         self.verdicts.clear();
         self.known = 0;
-        self.travel.round_over();
+        (self.closed_at, self.held) = (None, None);
+        let quorum = self.state.charter().quorum(record.roster.len());
+        self.travel.round_over(quorum - 1);
         if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
             let merged = record.merged.iter().any(|entry| entry.peer == self.me);
             let moved = matches!(record.outcome, Outcome::Closed(_));

@@ -17,15 +17,23 @@ impl Travel {
         self.fetched.push((since, now.max(since), bytes));
     }
 
-    /// The round is over; where nothing was fetched in it, what was known before still holds.
-    pub(crate) fn round_over(&mut self) {
+    /// The round is over, of which so many contributions of others make a quorum; what arrived after them does not
+    /// count, and of what was on its way then only a part. Where nothing was fetched, what was known before still
+    /// holds.
+    pub(crate) fn round_over(&mut self, enough: usize) {
+        let mut ends: Vec<Millis> = self.fetched.iter().map(|(_, to, _)| *to).collect();
+        ends.sort_unstable();
+        let last = ends.get(enough.max(1) - 1).or(ends.last()).copied();
+        let Some(last) = last else { return };
         self.fetched.sort_unstable();
         let (mut bytes, mut busy, mut until) = (0u64, 0u64, Millis(0));
-        for (from, to, ByteCount(size)) in self.fetched.drain(..) {
-            bytes = bytes.saturating_add(size);
-            busy += to.0.saturating_sub(from.max(until).0);
-            until = until.max(to);
+        for (from, to, ByteCount(size)) in self.fetched.drain(..).filter(|(from, ..)| *from <= last) {
+            let there = to.min(last);
+            bytes = bytes.saturating_add(part(size, there.0 - from.0, to.0 - from.0));
+            busy += there.0.saturating_sub(from.max(until).0);
+            until = until.max(there);
         }
+        self.fetched.clear();
         let micros = u128::from(busy) * 1000 * 1024;
         if let Some(each) = micros.checked_div(bytes.into()) {
             self.kib_micros = u32::try_from(each).unwrap_or(u32::MAX).max(1);
@@ -36,6 +44,12 @@ impl Travel {
     pub(crate) fn kib_micros(&self) -> u32 {
         self.kib_micros
     }
+}
+
+/// `size · done / all`; all of it where it took no time.
+fn part(size: u64, done: u64, all: u64) -> u64 {
+    let part = (u128::from(size) * u128::from(done)).checked_div(all.into());
+    part.map_or(size, |part| u64::try_from(part).unwrap_or(size))
 }
 
 #[cfg(test)]
@@ -59,10 +73,25 @@ mod tests {
             for (from, to, bytes) in fetches {
                 travel.arrived(Millis(*from), Millis(*to), ByteCount(*bytes));
             }
-            travel.round_over();
+            travel.round_over(9);
             assert_eq!(travel.kib_micros(), kib_micros, "{fetches:?}");
-            travel.round_over();
+            travel.round_over(9);
             assert_eq!(travel.kib_micros(), kib_micros, "a round without fetches");
         }
+    }
+
+    #[test]
+    fn who_serves_slowly_does_not_make_links_slow() {
+        let of = |slow: u64| {
+            let mut travel = Travel::default();
+            for to in [100, 100, slow] {
+                travel.arrived(Millis(0), Millis(to), ByteCount(1 << 20));
+            }
+            travel.round_over(2);
+            travel.kib_micros()
+        };
+        assert_eq!(of(100), 32);
+        assert_eq!(of(1_000), 46);
+        assert_eq!(of(1_000_000), 48);
     }
 }

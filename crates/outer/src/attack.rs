@@ -36,7 +36,7 @@ fn by_coordinate(honest: &[&[f32]], of: impl Fn(&[f64], &dyn Fn(&[f64]) -> f64) 
     coordinates.collect()
 }
 
-/// Noise of the standard normal distribution, times `deviation`: the same for the same seed.
+/// Noise of the standard normal distribution, times `deviation`: on one machine the same for the same seed.
 pub fn gaussian(length: usize, deviation: f32, seed: u64) -> Vec<f32> {
     let uniform = |counter: u64| {
         // SplitMix64 (Steele, Lea, Flood 2014), as a number above 0 and at most 1

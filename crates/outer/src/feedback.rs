@@ -95,21 +95,35 @@ impl ErrorFeedback {
     /// e ← β·e + δ; blob = C(e); e ← e − D(blob). β is the codec's feedback. Takes δ,
     /// because its memory becomes e. What a codec does not keep stays in e to the bit.
     ///
+    /// Where D(blob) would be longer than `longest`, C(s·e) is sent instead, s being what makes it as long: what
+    /// was not merged for some rounds comes back in e, and all of it at once would be kept out as too long, and
+    /// come back, longer still.
+    ///
     /// # Errors
     /// Where δ has not P elements or a sum is not finite; e is unchanged then.
     pub fn contribute(
         &mut self,
         mut delta: Vec<f32>,
         codec: &Codec,
-        layout: &Layout,
-        base: &Hash,
+        (layout, base): (&Layout, &Hash),
+        longest: Option<f64>,
     ) -> Result<Encoded, FeedbackError> {
         check_len("pseudo-gradient", delta.len(), self.e.len())?;
         let given = square(&delta);
         let beta = nano_f32(codec.feedback());
         delta.par_iter_mut().zip(&self.e).for_each(|(sum, e)| *sum += beta * e);
-        let Made { blob, warm, rank_milli } = encode_from(&self.warm, &delta, codec, layout, base)?;
-        let contribution = Contribution::read(blob, layout, codec, base)?;
+        let encode = |values: &[f32]| -> Result<(Contribution, Warm, u32), FeedbackError> {
+            let Made { blob, warm, rank_milli } = encode_from(&self.warm, values, codec, layout, base)?;
+            Ok((Contribution::read(blob, layout, codec, base)?, warm, rank_milli))
+        };
+        let (mut contribution, mut warm, mut rank_milli) = encode(&delta)?;
+        let longest = longest.unwrap_or(f64::INFINITY);
+        let length = contribution.length();
+        if length > longest {
+            let part = (longest / length) as f32;
+            let shorter: Vec<f32> = delta.par_iter().map(|sum| part * sum).collect();
+            (contribution, warm, rank_milli) = encode(&shorter)?;
+        }
         contribution.shift(-1.0, &mut delta)?;
         check_finite("error feedback", &delta)?;
         (self.e, self.warm) = (delta, warm);

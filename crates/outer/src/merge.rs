@@ -1,8 +1,8 @@
 //! Merge: the contributions of a round become one Δ, the same bits for everyone.
 //!
-//! Sums run in f64. Addition of floats is not associative, so the order is fixed: ascending by peer. A
-//! product of an f32 and a weight below 2^29 is exact in f64, and rounding a sum of a hundred of them
-//! errs far below the last bit of an f32. So equal contributions merge to themselves.
+//! Sums run in f64. Addition of floats is not associative, so the order is fixed: ascending by peer. Rounding a sum
+//! of a hundred products errs far below the last bit of an f32; where all count alike and weights are below 2^29
+//! tokens, products are exact, and equal contributions merge to themselves.
 
 use crate::{
     blob::Contribution,

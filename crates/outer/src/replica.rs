@@ -78,6 +78,10 @@ impl ReplicaError {
     }
 }
 
+/// An honest contribution is at most this part as long as the longest that passes: others know what is usual only
+/// of the rounds before.
+const PART_OF_NORM_MAX: f64 = 2.0 / 3.0;
+
 /// A contribution whose round is not over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
@@ -177,8 +181,7 @@ pub fn merged(outer: &OuterState, inputs: &[Input<'_>], merging: Merging<'_>) ->
         contribution: input.contribution,
     });
     let delta = merge_weighed(layout, &weighed.collect::<Vec<_>>())?;
-    let mut state = outer.clone();
-    state.step(merging.rule, &delta)?;
+    let state = outer.step(merging.rule, delta)?;
     let matrix = judged.as_ref().map(|judged| judged.matrix.to_bytes());
     let judgement = Judgement {
         matrix: matrix.as_deref().map_or(Hash::ZERO, Hash::of_blob),
@@ -250,13 +253,22 @@ impl Replica {
     }
 
     /// δ = θ − `local`, encoded with error feedback: the bytes of a blob. Its reveal is to be given to
-    /// [`Replica::set_pending`] before anything is written to disk.
+    /// [`Replica::set_pending`] before anything is written to disk. Where it is known how long contributions were
+    /// of late, this one stays well within what the charter lets pass.
     ///
     /// # Errors
     /// Where a value is not finite or lengths differ.
-    pub fn contribute(&mut self, local: &[f32], codec: &Codec) -> Result<Encoded, ReplicaError> {
+    pub fn contribute(
+        &mut self,
+        local: &[f32],
+        codec: &Codec,
+        usual_norm_micro: Option<u64>,
+    ) -> Result<Encoded, ReplicaError> {
         let delta = pseudo_gradient(&self.outer.theta, local)?;
-        Ok(self.feedback.contribute(delta, codec, &self.layout, &self.roots.0)?)
+        let most = PART_OF_NORM_MAX * (self.charter.robust.norm_max.0 as f64 / Nano::ONE.0 as f64);
+        let longest = usual_norm_micro.map(|usual| most * usual as f64 / 1e6);
+        let of = (&*self.layout, &self.roots.0);
+        Ok(self.feedback.contribute(delta, codec, of, longest)?)
     }
 
     /// Notes what was said of the contribution just made with `codec`.
@@ -307,9 +319,8 @@ impl Replica {
         contribution: &Contribution,
         (round, rule, replicas): (Round, OuterRule, usize),
     ) -> Result<Vec<f32>, ReplicaError> {
-        let mut state = self.outer.clone();
         let weight = weight_of_momentum(&self.charter.outer, round);
-        let past = state.momentum.as_ref().filter(|_| weight > 0.0);
+        let past = self.outer.momentum.as_ref().filter(|_| weight > 0.0);
         let own = match past {
             Some(_) => 1.0 / replicas.max(1) as f64,
             None => 1.0,
@@ -317,12 +328,11 @@ impl Replica {
         let others = (1.0 - own) * f64::from(rule.length()) / weight;
         let mut sums: Vec<f64> = match past {
             Some(past) => past.iter().map(|v| others * f64::from(*v)).collect(),
-            None => vec![0.0; state.theta.len()],
+            None => vec![0.0; self.outer.theta.len()],
         };
         contribution.add_to(own, &mut sums)?;
         let delta: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-        state.step(rule, &delta)?;
-        Ok(state.theta)
+        Ok(self.outer.step(rule, delta)?.theta)
     }
 
     /// θ + (w − s): where the round goes on whose first steps were taken ahead.

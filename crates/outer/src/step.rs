@@ -8,7 +8,7 @@ use atoll_protocol::{Charter, Hash, InnerSteps, Nano, Round, charter::OuterOptim
 use rayon::prelude::*;
 use thiserror::Error;
 
-/// Why no step was taken. The state is unchanged.
+/// Why no step was taken.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum StepError {
     /// A vector of another length, or one with a value that is not finite.
@@ -126,58 +126,54 @@ impl OuterState {
     /// Δ points away from improvement. This is the only place where the outer learning rate is applied.
     /// DiLoCo, Algorithm 1 (arXiv:2311.08105).
     ///
+    /// Takes Δ, because its memory becomes θ: beside the result and this state nothing of their size is held.
+    ///
     /// # Errors
-    /// Where lengths or momentum do not fit, or a value is or would become NaN or infinite; the state is
-    /// unchanged then.
-    pub fn step(&mut self, rule: OuterRule, delta: &[f32]) -> Result<(), StepError> {
+    /// Where lengths or momentum do not fit, or a value is or would become NaN or infinite.
+    pub fn step(&self, rule: OuterRule, delta: Vec<f32>) -> Result<Self, StepError> {
         check_len("delta", delta.len(), self.theta.len())?;
-        check_finite("delta", delta)?;
+        check_finite("delta", &delta)?;
         let OuterRule { lr, mu, length } = rule;
-        match (mu, &mut self.momentum) {
-            (None, None) => sgd(&mut self.theta, lr, delta),
+        let mut theta = delta;
+        let places = theta.par_iter_mut().zip(&self.theta);
+        let momentum = match (mu, &self.momentum) {
+            (None, None) => {
+                places.for_each(|(place, theta)| *place = theta - lr * *place);
+                None
+            }
             (Some(mu), Some(v)) => {
                 check_len("momentum", v.len(), self.theta.len())?;
-                nesterov(&mut self.theta, v, Nesterov { lr, mu, length }, delta)
+                let (rule, mut v) = (Nesterov { lr, mu, length }, v.clone());
+                places
+                    .zip(&mut v)
+                    .for_each(|((place, theta), v)| (*place, *v) = rule.next(*theta, *v, *place));
+                Some(v)
             }
-            (None, Some(_)) => Err(StepError::Momentum { needed: false }),
-            (Some(_), None) => Err(StepError::Momentum { needed: true }),
+            (None, Some(_)) => return Err(StepError::Momentum { needed: false }),
+            (Some(_), None) => return Err(StepError::Momentum { needed: true }),
+        };
+        let next = Self { theta, momentum };
+        match next.first_not_finite() {
+            Some(error) => Err(error),
+            None => Ok(next),
         }
+    }
+
+    fn first_not_finite(&self) -> Option<StepError> {
+        let v = |index: usize| self.momentum.as_ref().map_or(0.0, |v| v[index]);
+        let bad = |index: &usize| !(self.theta[*index].is_finite() && v(*index).is_finite());
+        let index = (0..self.theta.len()).into_par_iter().find_first(bad)?;
+        Some(StepError::NonFinite {
+            index,
+            theta: self.theta[index],
+            momentum: v(index),
+        })
     }
 
     /// The roots of θ and of the momentum, as the ledger records them.
     pub fn roots(&self) -> (Hash, Option<Hash>) {
         (root(&self.theta), self.momentum.as_deref().map(root))
     }
-}
-
-fn sgd(theta: &mut [f32], lr: f32, delta: &[f32]) -> Result<(), StepError> {
-    let next = |theta: f32, delta: f32| theta - lr * delta;
-    // The results are computed twice, so that a refusal needs no second copy of θ.
-    let bad = |(theta, delta): (&f32, &f32)| !next(*theta, *delta).is_finite();
-    if let Some(index) = theta.par_iter().zip(delta).position_first(bad) {
-        return Err(StepError::NonFinite {
-            index,
-            theta: next(theta[index], delta[index]),
-            momentum: 0.0,
-        });
-    }
-    let elements = theta.par_iter_mut().zip(delta);
-    elements.for_each(|(theta, delta)| *theta = next(*theta, *delta));
-    Ok(())
-}
-
-fn nesterov(theta: &mut [f32], v: &mut [f32], rule: Nesterov, delta: &[f32]) -> Result<(), StepError> {
-    let bad = |((theta, v), delta): ((&f32, &f32), &f32)| {
-        let (theta, v) = rule.next(*theta, *v, *delta);
-        !(theta.is_finite() && v.is_finite())
-    };
-    if let Some(index) = theta.par_iter().zip(&*v).zip(delta).position_first(bad) {
-        let (theta, momentum) = rule.next(theta[index], v[index], delta[index]);
-        return Err(StepError::NonFinite { index, theta, momentum });
-    }
-    let elements = theta.par_iter_mut().zip(v).zip(delta);
-    elements.for_each(|((theta, v), delta)| (*theta, *v) = rule.next(*theta, *v, *delta));
-    Ok(())
 }
 
 #[cfg(test)]
@@ -205,9 +201,9 @@ mod tests {
 
     #[test]
     fn sgd_with_rate_1_averages() {
-        let mut state = OuterState::new(vec![3.0, 5.0], &SGD);
-        assert_eq!(state.step(rule(&SGD), &[1.0, -1.0]), Ok(()));
-        assert_eq!((state.theta, state.momentum), (vec![2.0, 6.0], None));
+        let state = OuterState::new(vec![3.0, 5.0], &SGD);
+        let next = state.step(rule(&SGD), vec![1.0, -1.0]).expect("finite");
+        assert_eq!((next.theta, next.momentum), (vec![2.0, 6.0], None));
     }
 
     #[test]
@@ -215,7 +211,7 @@ mod tests {
         let mut state = OuterState::new(vec![8.0], &NESTEROV);
         // v = 2, step = 0.5 · (2 + 1); then v = 0.5 · 2 + 2 = 3, step = 0.5 · (2 + 1.5).
         for theta in [6.5, 4.75] {
-            assert_eq!(state.step(rule(&NESTEROV), &[2.0]), Ok(()));
+            state = state.step(rule(&NESTEROV), vec![2.0]).expect("finite");
             assert_eq!(state.theta, [theta]);
         }
         assert_eq!(state.momentum, Some(vec![3.0]));
@@ -228,7 +224,7 @@ mod tests {
             let mut state = OuterState::new(vec![0.0], &NESTEROV);
             let rule = rule_of(&NESTEROV, steps);
             for _ in 0..400 {
-                state.step(rule, &[steps as f32]).expect("finite");
+                state = state.step(rule, vec![steps as f32]).expect("finite");
             }
             f64::from(state.theta[0]) / f64::from(steps)
         };
@@ -241,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_step_changes_nothing() {
+    fn a_step_that_cannot_be_is_refused() {
         let extreme = || vec![0.0, f32::MAX];
         for (outer, delta) in [
             (SGD, vec![0.0]),
@@ -250,19 +246,17 @@ mod tests {
             (NESTEROV, vec![1.0, f32::MIN]),
             (NESTEROV, vec![1.0, f32::INFINITY]),
         ] {
-            let mut state = OuterState::new(extreme(), &outer);
-            let before = state.clone();
-            assert!(state.step(rule(&outer), &delta).is_err(), "{delta:?}");
-            assert_eq!(state, before);
+            let state = OuterState::new(extreme(), &outer);
+            assert!(state.step(rule(&outer), delta.clone()).is_err(), "{delta:?}");
         }
-        let text = |result: Result<(), StepError>| result.map_err(|error| error.to_string());
-        let mut state = OuterState::new(extreme(), &SGD);
+        let text = |result: Result<OuterState, StepError>| result.map(drop).map_err(|error| error.to_string());
+        let state = OuterState::new(extreme(), &SGD);
         assert_eq!(
-            text(state.step(rule(&NESTEROV), &[0.0, 0.0])),
+            text(state.step(rule(&NESTEROV), vec![0.0, 0.0])),
             Err("the outer optimizer has momentum, but the state has no momentum".into())
         );
         assert_eq!(
-            text(state.step(rule(&SGD), &[0.0, f32::MIN])),
+            text(state.step(rule(&SGD), vec![0.0, f32::MIN])),
             Err("element 1 would become θ = inf, momentum = 0: lower the outer learning rate".into())
         );
     }

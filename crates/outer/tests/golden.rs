@@ -96,7 +96,7 @@ fn outer_steps_are_those_of_numpy_to_the_bit_and_of_pytorch_nearly() {
         match what {
             "case" => outer = optimizer(words),
             "start" => state = OuterState::new(vector(words), &outer),
-            "delta" => state.step(rule(&outer), &vector(words)).expect("finite"),
+            "delta" => state = state.step(rule(&outer), vector(words)).expect("finite"),
             "torch" => assert_near(&state.theta, &vector(words)),
             "theta" => {
                 assert_eq!(state.roots().0, root(&vector(words)));

@@ -1,18 +1,28 @@
-//! What merging takes: at most three times θ beside the blobs, however many there are. Linux only, where a
+//! What merging takes: at most three times θ beside θ, momentum and the blobs that are there, however many there are. Linux only, where a
 //! process can read the largest size it had. Each merge runs in a process of its own, since memory that was
 //! given back may still be counted.
 #![cfg(target_os = "linux")]
 
 mod common;
 
-use atoll_outer::{Contribution, encode, merge};
-use atoll_protocol::{Layout, Nano, PeerId, Tokens, charter::Codec, layout::Role};
+use atoll_outer::{
+    Contribution, Input, Merging, OuterRule, OuterState, encode, merge, replica::merged, robust::judge::Candidate,
+};
+use atoll_protocol::{
+    InnerSteps, Layout, Nano, PeerId, Robust, Tokens,
+    charter::{Codec, OuterOptimizer},
+    layout::Role,
+    robust::Weighing,
+    tiny_charter,
+};
 use common::{base, layout_of, values};
 use std::{env, fs, path::PathBuf, process::Command};
 
 const PEERS: u8 = 16;
 /// Name of the variable that tells a process which codec to measure.
 const CODEC: &str = "ATOLL_MEMORY_TEST_CODEC";
+/// Name of the variable that says whether contributions are judged, and the outer step taken too.
+const JUDGED: &str = "ATOLL_MEMORY_TEST_JUDGED";
 
 fn layout() -> Layout {
     layout_of(&[(Role::Embedding, 2048, 1024), (Role::Matrix, 3072, 2048)])
@@ -46,13 +56,55 @@ fn merging_sixteen_contributions_takes_less_than_three_times_theta() {
     for name in ["sparse", "int4", "low rank"] {
         let blob = encode(&input, &codec(name), &layout, &base()).expect("finite");
         fs::write(path(name), blob).expect("a file that can be written");
-        let mut this = Command::new(env::current_exe().expect("a path"));
-        let this = this.args(["--ignored", "--exact", "merge_and_measure", "--nocapture"]);
-        let output = this.env(CODEC, name).output().expect("a process");
-        print!("{}", String::from_utf8_lossy(&output.stdout));
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name}: {errors}");
+        for judged in ["", "judged"] {
+            let mut this = Command::new(env::current_exe().expect("a path"));
+            let this = this.args(["--ignored", "--exact", "merge_and_measure", "--nocapture"]);
+            let output = this.env(CODEC, name).env(JUDGED, judged).output().expect("a process");
+            print!("{}", String::from_utf8_lossy(&output.stdout));
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}: {errors}");
+        }
     }
+}
+
+fn nesterov() -> OuterOptimizer {
+    OuterOptimizer::Nesterov {
+        lr: Nano::ONE,
+        momentum: Nano(800_000_000),
+        warmup: 0,
+    }
+}
+
+/// θ after judging by every gate and rule, and an outer step.
+fn judged(layout: &Layout, before: &OuterState, contributions: &[Contribution]) -> Vec<f32> {
+    let mut charter = tiny_charter([]);
+    charter.outer = nesterov();
+    let robust = Robust {
+        rule: Weighing::GeometricMedian,
+        mixing: true,
+        clip: true,
+        norm_max: Nano(3 * Nano::ONE.0),
+        cosine_max: Nano::ONE,
+    };
+    let candidate = |replica: u16| Candidate {
+        replica,
+        order: replica.into(),
+    };
+    let inputs = (0u8..).zip(contributions).map(|(i, contribution)| Input {
+        peer: PeerId([i; 32]),
+        tokens: Tokens(1),
+        candidate: candidate(i.into()),
+        contribution,
+    });
+    let merging = Merging {
+        layout,
+        robust: &robust,
+        usual_norm_micro: None,
+        rule: OuterRule::of(&charter, Some(Nano(800_000_000)), InnerSteps(4)),
+    };
+    let merged = merged(before, &inputs.collect::<Vec<_>>(), merging).expect("inputs");
+    assert!(merged.matrix.is_some());
+    merged.state.theta
 }
 
 #[test]
@@ -70,11 +122,20 @@ fn merge_and_measure() {
         .zip(&contributions)
         .map(|(i, c)| (PeerId([i; 32]), Tokens(1), c))
         .collect();
+    let theta = OuterState {
+        theta: values(layout.parameters, 2),
+        momentum: Some(values(layout.parameters, 3)),
+    };
     let before = status("VmRSS:");
-    let delta = merge(&layout, &inputs).expect("inputs");
-    let (taken, theta) = (status("VmHWM:").saturating_sub(before), 4 * delta.len() as u64);
+    let judge = env::var(JUDGED).is_ok_and(|word| !word.is_empty());
+    let result = match judge {
+        true => judged(&layout, &theta, &contributions),
+        false => merge(&layout, &inputs).expect("inputs"),
+    };
+    let (taken, theta) = (status("VmHWM:").saturating_sub(before), 4 * result.len() as u64);
     let (mib, ratio) = (taken >> 20, taken as f64 / theta as f64);
-    println!("{name}: merging {PEERS} took {mib} MiB, {ratio:.2} times θ");
+    let how = if judge { "judging, merging" } else { "merging" };
+    println!("{name}: {how} {PEERS} took {mib} MiB, {ratio:.2} times θ");
     assert!(
         taken >= theta / 2,
         "the measurement sees {taken} bytes, less than the result's"

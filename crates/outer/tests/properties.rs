@@ -58,6 +58,29 @@ proptest! {
     }
 
     #[test]
+    fn what_would_be_too_long_is_sent_shorter_and_the_rest_kept(seed in any::<u64>(), times in 2u8..40) {
+        let layout = layout();
+        for (name, codec) in codecs() {
+            let delta = values(layout.parameters, seed);
+            let usual = ErrorFeedback::new(layout.parameters)
+                .contribute(delta.clone(), &codec, (&layout, &base()), None)
+                .expect("finite");
+            let read = |blob| Contribution::read(blob, &layout, &codec, &base()).expect(name);
+            let usual = read(usual.blob).length();
+            let many: Vec<f32> = delta.iter().map(|x| f32::from(times) * x).collect();
+            let mut feedback = ErrorFeedback::new(layout.parameters);
+            let sent = feedback.contribute(many.clone(), &codec, (&layout, &base()), Some(usual)).expect("finite");
+            let sent = read(sent.blob);
+            prop_assert!(sent.length() < 1.1 * usual, "{name}: {} for {usual}", sent.length());
+            prop_assert!(sent.length() > 0.9 * usual, "{name}: {} for {usual}", sent.length());
+            let kept: Vec<f32> = many.iter().zip(decoded(&sent)).map(|(x, sent)| x - sent).collect();
+            prop_assert_eq!(bits(feedback.values()), bits(&kept), "{}", name);
+            let largest = decoded(&sent).iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            prop_assert_eq!(sent.largest(), largest, "{}", name);
+        }
+    }
+
+    #[test]
     fn error_feedback_conserves_every_bit(seed in any::<u64>(), rounds in 1u64..4) {
         let layout = layout();
         for (name, codec) in codecs() {
@@ -66,7 +89,7 @@ proptest! {
             for round in 0..rounds {
                 let before = feedback.values().to_vec();
                 let delta = values(layout.parameters, seed.wrapping_add(round));
-                let encoded = feedback.contribute(delta.clone(), &codec, &layout, &base()).expect("finite");
+                let encoded = feedback.contribute(delta.clone(), &codec, (&layout, &base()), None).expect("finite");
                 let contribution = Contribution::read(encoded.blob, &layout, &codec, &base()).expect(name);
                 let output = decoded(&contribution);
                 let sums = delta.iter().zip(&before).map(|(delta, e)| delta + beta * e);
@@ -161,7 +184,7 @@ fn non_finite_values_are_refused_by_name_and_leave_the_feedback_alone() {
             value,
         };
         assert_eq!(encode(&input, &codec, &layout, &base()), Err(refused.clone()));
-        let result = feedback.contribute(input.clone(), &codec, &layout, &base());
+        let result = feedback.contribute(input.clone(), &codec, (&layout, &base()), None);
         assert_eq!(result, Err(FeedbackError::Encode(refused)));
     }
     input[at] = f32::NAN;
@@ -192,7 +215,7 @@ fn low_rank_goes_on_from_the_round_before_also_after_a_restart() {
     let mut feedback = ErrorFeedback::new(layout.parameters);
     let contribute = |feedback: &mut ErrorFeedback, rank| {
         feedback
-            .contribute(delta.clone(), &codec(rank), &layout, &base())
+            .contribute(delta.clone(), &codec(rank), (&layout, &base()), None)
             .expect("finite")
     };
     let first = contribute(&mut feedback, 10);
@@ -214,7 +237,12 @@ fn low_rank_goes_on_from_the_round_before_also_after_a_restart() {
     // Another codec forgets them: what follows is as it was the first time.
     let before = feedback.to_bytes().len();
     feedback
-        .contribute(delta.clone(), &Codec::Int4 { feedback: Nano(0) }, &layout, &base())
+        .contribute(
+            delta.clone(),
+            &Codec::Int4 { feedback: Nano(0) },
+            (&layout, &base()),
+            None,
+        )
         .expect("finite");
     assert!(feedback.to_bytes().len() < before);
 }

@@ -41,7 +41,7 @@ fn local(replica: &Replica, steps: InnerSteps) -> Vec<f32> {
 
 fn contribution(replica: &mut Replica, local: &[f32]) -> Contribution {
     let (layout, base) = (layout(replica), replica.roots().0);
-    let blob = replica.contribute(local, &Codec::Dense).unwrap().blob;
+    let blob = replica.contribute(local, &Codec::Dense, None).unwrap().blob;
     Contribution::read(blob, &layout, &Codec::Dense, &base).unwrap()
 }
 

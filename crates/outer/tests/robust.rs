@@ -8,7 +8,7 @@ use atoll_outer::{
         rules::{Mixing, Radius, Rule, Start, weights},
     },
 };
-use atoll_protocol::{Nano, Robust, robust::Weighing};
+use atoll_protocol::{Nano, Robust, robust::Weighing, transaction::Unfit};
 use proptest::prelude::*;
 
 const DIMENSION: u32 = 40;
@@ -212,7 +212,10 @@ proptest! {
         let grams = if all.is_empty() { vec![] } else { vec![gram(&all)] };
         let judged = judge(&grams, &candidates, usual, &strict);
         prop_assert_eq!(judged.shares.len(), all.len());
-        prop_assert_eq!(judged.unfit.len() + judged.matrix.replicas.len(), all.len());
+        let gated = judged.unfit.iter().filter(|out| out.reason != Unfit::Weightless).count();
+        prop_assert_eq!(gated + judged.matrix.replicas.len(), all.len());
+        let weighed = judged.shares.iter().filter(|share| share.weight > Nano(0)).count();
+        prop_assert_eq!(judged.unfit.len() + weighed, all.len());
         prop_assert!(judged.shares.iter().flat_map(|share| &share.factors).all(|factor| (0.0..=1.0).contains(factor)));
         let again = weigh(&judged.matrix.gram, &strict);
         prop_assert_eq!(again, judged.matrix.weights);

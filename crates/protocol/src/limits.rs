@@ -15,6 +15,9 @@ pub const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 pub const HEADER_BYTES_MAX: usize = 256;
 /// Bytes of one contribution, shard or checkpoint file.
 pub const BLOB_BYTES_MAX: u64 = 8 << 30;
+/// The largest magnitude in a contribution: no parameter moves by this much in a round, and one that says so would
+/// only break the model.
+pub const VALUE_MAX: f32 = 100.0;
 /// Parameters of a model: one θ is one blob of four bytes each.
 pub const PARAMETERS_MAX: u64 = BLOB_BYTES_MAX / 4;
 /// Bytes of an encoded charter.

@@ -1,6 +1,6 @@
 //! What a peer can say on the ledger.
 
-use crate::{ByteCount, Hash, InnerSteps, MicroNats, PeerId, Round, Signed, Tokens, encode, ids::Domain};
+use crate::{ByteCount, Hash, InnerSteps, MicroNats, Millis, PeerId, Round, Signed, Tokens, encode, ids::Domain};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
@@ -44,6 +44,9 @@ pub enum Action {
     Check {
         /// The round judged.
         round: Round,
+        /// How long after commitments closed it held well-formed contributions of a quorum, by its own clock;
+        /// nothing where it did not, or was not there from the beginning. What comes later may be one slow peer's.
+        held: Option<Millis>,
         /// Not held or not well formed, ascending by replica.
         refused: Vec<RefusedReplica>,
     },
@@ -176,12 +179,15 @@ pub enum Unfit {
         /// Their cosine in ten-thousandths.
         cosine_myriad: u16,
     },
+    /// The charter's rule gives it no weight beside the others.
+    Weightless,
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Zero => f.write_str("all its values are 0"),
+            Self::Weightless => f.write_str("the rule gives it no weight beside the others"),
             Self::Long { times_milli } => {
                 let (whole, part) = (times_milli / 1000, times_milli % 1000);
                 write!(f, "it is {whole}.{part:03} times as long as the median of late")

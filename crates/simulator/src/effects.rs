@@ -153,7 +153,8 @@ impl World {
         }
         if peer.fault(Deed::Hasty, round) {
             let (refused, theta, momentum) = (Vec::new(), Hash::ZERO, None);
-            lies.push(Action::Check { round, refused });
+            let held = None;
+            lies.push(Action::Check { round, held, refused });
             lies.push(Action::MergeRoot {
                 round,
                 theta,

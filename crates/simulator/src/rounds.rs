@@ -196,7 +196,7 @@ impl Rounds {
         expect(
             "accounts",
             record.train_loss == self.loss(plan),
-            "has another mean loss".into(),
+            "has another loss".into(),
         );
         self.credit(plan, &absent, &withheld);
         let (committed, revealed, posted) = (&mut self.committed, &mut self.revealed, &mut self.posted);
@@ -209,15 +209,17 @@ impl Rounds {
         self.phase = None;
     }
 
+    /// Without as many of the lowest and of the highest as a liar could have a hand in.
     fn loss(&self, plan: &[Planned]) -> MicroNats {
-        let losses = plan.iter().filter_map(|entry| {
-            let reveal = self.revealed.get(&entry.peer)?;
-            Some((u128::from(reveal.train_loss.0), u128::from(reveal.tokens.0)))
-        });
-        let (sum, weight) = losses.fold((0, 0), |(sum, weight), (loss, tokens)| {
-            (sum + loss * tokens, weight + tokens)
-        });
-        MicroNats((sum / weight.max(1)) as u64)
+        let reveals = plan.iter().filter_map(|entry| self.revealed.get(&entry.peer));
+        let mut losses: Vec<u64> = reveals.map(|reveal| reveal.train_loss.0).collect();
+        losses.sort_unstable();
+        let out = match losses.len() {
+            0..4 => 0,
+            count => ((count - 1) / 4).max(1),
+        };
+        let kept = &losses[out..losses.len() - out];
+        MicroNats(kept.iter().sum::<u64>() / kept.len().max(1) as u64)
     }
 
     fn credit(&mut self, plan: &[Planned], absent: &[PeerId], withheld: &[PeerId]) {

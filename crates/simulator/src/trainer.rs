@@ -237,7 +237,10 @@ impl World {
             return;
         };
         let base = life.replica.roots().0;
-        let encoded = match life.replica.contribute(&trained.weights, &terms.codec) {
+        let encoded = match life
+            .replica
+            .contribute(&trained.weights, &terms.codec, terms.usual_norm_micro)
+        {
             Ok(encoded) => encoded,
             Err(error) => return self.violated("contribution", format!("node {node}, round {round}: {error}")),
         };

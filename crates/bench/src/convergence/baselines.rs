@@ -106,8 +106,8 @@ pub(super) fn all_reduce(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sy
 }
 
 /// CocktailSGD (Wang et al., ICML 2023): of each gradient and what earlier steps left, a tenth of the
-/// coordinates drawn by a common seed, of those the largest 8 %, in four bits. Without its one-step delay,
-/// which can only cost loss.
+/// coordinates drawn by a common seed, of those the largest 8 %, in four bits. Without the loss that its one-step
+/// delay costs; the clock hides a step of transfer as if it had it.
 pub(super) fn cocktail(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sync)) -> Result<RunResult, RunError> {
     let run = Run::new(spec, task)?;
     let parameters = run.done.parameters as usize;

@@ -27,6 +27,9 @@ pub enum BookError {
         /// What the system said.
         cause: io::Error,
     },
+    /// Another process works with it.
+    #[error("{} is in use by another process: wait until it ends, or give another folder", .0.display())]
+    InUse(PathBuf),
     /// A line that is none of ours.
     #[error("{}:{line}: this is not a result: {reason}; move the file away or mend the line", path.display())]
     Line {
@@ -80,13 +83,25 @@ impl Book {
             .truncate(false)
             .open(path)
             .map_err(failed)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(failed)?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if file.try_lock().is_err() {
+            return Err(BookError::InUse(path.to_path_buf()));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        // a crash may have cut the last line within a character
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        bytes.truncate(whole);
+        let text = String::from_utf8(bytes).map_err(|error| BookError::Line {
+            path: path.to_path_buf(),
+            line: error.as_bytes()[..error.utf8_error().valid_up_to()]
+                .split(|byte| *byte == b'\n')
+                .count(),
+            reason: error.to_string(),
+        })?;
         file.set_len(whole as u64).map_err(failed)?;
         file.seek(io::SeekFrom::Start(whole as u64)).map_err(failed)?;
         let mut results = BTreeMap::new();
-        for (number, line) in text[..whole].lines().enumerate() {
+        for (number, line) in text.lines().enumerate() {
             let entry: Entry = serde_json::from_str(line).map_err(|error| BookError::Line {
                 path: path.to_path_buf(),
                 line: number + 1,
@@ -166,11 +181,20 @@ mod tests {
         assert_eq!(book.get(&other), None);
         book.put(&other, result).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        let second = Book::open(&path, corpus).map(drop).unwrap_err();
+        assert!(matches!(second, BookError::InUse(_)), "{second}");
+        drop(book);
+        let mut within_a_character = std::fs::read(&path).unwrap();
+        within_a_character.extend("ρ".bytes().take(1));
+        std::fs::write(&path, &within_a_character).unwrap();
         assert_eq!(
             Book::open(&path, Hash([2; 32])).unwrap().get(&other),
             None,
             "another corpus"
         );
+        std::fs::write(&path, b"one\n\xcf\n").unwrap();
+        let refused = Book::open(&path, corpus).map(drop).unwrap_err().to_string();
+        assert!(refused.contains(":2: this is not a result"), "{refused}");
         std::fs::write(&path, "{}\n").unwrap();
         let refused = Book::open(&path, corpus).map(drop).unwrap_err().to_string();
         assert!(refused.contains(":1: this is not a result"), "{refused}");

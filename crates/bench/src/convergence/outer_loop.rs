@@ -7,7 +7,7 @@ use super::{
     task::{Rows, Task},
 };
 use atoll_learner::{BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
-use atoll_ledger::{Observed, Terms};
+use atoll_ledger::{Ended, Observed, Terms};
 use atoll_outer::{
     Ahead, Contribution, ErrorFeedback, Input, Merging, OuterRule, OuterState, Replica, attack::View, replica,
     robust::judge::Candidate,
@@ -36,6 +36,8 @@ struct Taken {
     losses: Vec<f64>,
     /// Where they led.
     local: Vec<f32>,
+    /// The optimizer's moments before them.
+    moments: Vec<u8>,
 }
 
 struct Loop<'a> {
@@ -116,7 +118,7 @@ impl Loop<'_> {
             done.syncs += 1;
             *codecs.entry(terms.codec.clone()).or_default() += 1;
             residuals += f64::from(observed.residual_milli) / 1e3;
-            terms = terms.next(&self.charter, Round(number), Some(observed));
+            terms = terms.next(&self.charter, Round(number), &Ended::Moved(observed));
         }
         let last = self.point(total, done.encoded)?;
         done.curve.push(last);
@@ -163,7 +165,8 @@ impl Loop<'_> {
                 None => self.on_the_wire(who, local.clone()),
             };
             let trainee = &mut self.trainees[who];
-            let encoded = trainee.replica.contribute(&sent, &terms.codec)?;
+            let usual = terms.usual_norm_micro.filter(|_| lies[who].is_none()); // a liar keeps to no length
+            let encoded = trainee.replica.contribute(&sent, &terms.codec, usual)?;
             measured.push(encoded.measured);
             let contribution = Contribution::read(encoded.blob, &self.layout, &terms.codec, &base)?;
             trainee
@@ -180,6 +183,7 @@ impl Loop<'_> {
         let observed = Observed {
             residual_milli: median(measured.iter().map(|m| m.residual_milli).collect()),
             rank_milli: median(measured.iter().map(|m| m.rank_milli).collect()),
+            again: false,
             training: None,
             transfer: None,
             ahead_milli: self.ahead_milli(round, terms)?,
@@ -243,10 +247,15 @@ impl Loop<'_> {
     /// The rest of the round's H steps; w. `losses` gets the loss before each step.
     fn inner_steps(&mut self, who: usize, terms: &Terms, losses: &mut [f64]) -> Result<Vec<f32>, RunError> {
         let trainee = &mut self.trainees[who];
-        // more steps than the round has fit into no contribution to it
-        let fits = |taken: &Taken| taken.losses.len() <= terms.steps.0 as usize;
-        let (begin, early) = match trainee.ahead.take().filter(fits) {
-            Some(taken) => (trainee.replica.come_back(&taken.from, &taken.local)?, taken.losses),
+        let (begin, early) = match trainee.ahead.take() {
+            Some(taken) if taken.losses.len() <= terms.steps.0 as usize => {
+                (trainee.replica.come_back(&taken.from, &taken.local)?, taken.losses)
+            }
+            // more steps than the round has fit into no contribution to it, and leave no trace
+            Some(taken) => {
+                trainee.learner.restore(&taken.moments)?;
+                (trainee.replica.theta().to_vec(), Vec::new())
+            }
             None => (trainee.replica.theta().to_vec(), Vec::new()),
         };
         trainee.learner.write(&begin)?;
@@ -297,13 +306,19 @@ impl Loop<'_> {
         let rule = OuterRule::of(&self.charter, terms.momentum, terms.steps);
         let of = (round, rule, self.spec.replicas as usize);
         let from = trainee.replica.go_ahead(from, local, contribution, of)?;
+        let moments = trainee.learner.save();
         trainee.learner.write(from.start())?;
         let first = terms.first_step + u64::from(terms.steps.0);
         let losses = (0..steps).map(|step| self.step(who, first + step));
         let losses = losses.collect::<Result<_, _>>()?;
         let trainee = &mut self.trainees[who];
         let local = trainee.learner.read();
-        trainee.ahead = Some(Taken { from, losses, local });
+        trainee.ahead = Some(Taken {
+            from,
+            losses,
+            local,
+            moments,
+        });
         Ok(())
     }
 

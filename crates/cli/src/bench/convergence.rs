@@ -164,7 +164,7 @@ fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 fn write(out: &Path, preset: Preset, task: &Task, rows: &[Row], arguments: &Arguments) -> anyhow::Result<()> {
     let data = arguments.data.as_deref();
     let head = format!(
-        "# `atoll bench convergence --preset {}`\n\natoll {}, corpus {} ({} training tokens, bytes), manifest {}. Losses are held-out nats per byte, mean ± half the range over the seeds; the gap is to all-reduce with AdamW, tuned on the same grid. Bytes are what a peer sends and receives per token that it trains on. Times are in inner steps of a peer.\n\n",
+        "# `atoll bench convergence --preset {}`\n\natoll {}, corpus {} ({} training tokens, bytes), manifest {}. Losses are held-out nats per byte, mean ± half the range over the seeds; the gap is to all-reduce with AdamW. Learning rates are chosen from small grids, of three for all-reduce and CocktailSGD and of two for the others; outer optimizers are as the row says. Bytes are what a peer sends and receives per token that it trains on. Times are in inner steps of a peer.\n\n",
         preset.name(),
         env!("CARGO_PKG_VERSION"),
         data.map_or("the project's sources".to_string(), |path| path.display().to_string()),

@@ -60,7 +60,11 @@ fn commit(state: &State, me: PeerId, round: Round) -> Action {
 
 fn check(round: Round) -> Action {
     let refused = Vec::new();
-    Action::Check { round, refused }
+    Action::Check {
+        round,
+        held: None,
+        refused,
+    }
 }
 
 fn merge_root(state: &State, round: Round) -> Action {

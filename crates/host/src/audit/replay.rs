@@ -15,6 +15,7 @@ use atoll_ledger::{KeptOut, Outcome, Roots, RoundRecord, State};
 use atoll_outer::{Merged, OuterState, theta_bytes};
 use atoll_protocol::{
     Charter, Hash, Height, Layout, Round,
+    limits::VALUE_MAX,
     transaction::{Judgement, UnfitReplica},
 };
 use bytes::Bytes;
@@ -126,6 +127,10 @@ impl Replay<'_> {
                 if let Some(difference) = other_judgement(record, &judgement) {
                     report.problem(place.clone(), difference);
                 }
+                if record.matrix != Hash::ZERO && blob(self.folder, &record.matrix).is_none() {
+                    let note = "its inner products are not here; they were computed again and are the ledger's";
+                    report.notes.push(format!("{place}: {note}"));
+                }
                 if ours != agreed {
                     report.problem(
                         place,
@@ -175,6 +180,13 @@ impl Replay<'_> {
             &self.layout,
             (&record.terms.codec, &self.roots.theta),
         )?;
+        for (entry, contribution) in plan.iter().zip(&read) {
+            let largest = contribution.largest();
+            if largest > VALUE_MAX {
+                let peer = self.charter.name_of(&entry.peer);
+                bail!("the contribution of {peer} holds the value {largest}: no peer may accept more than {VALUE_MAX}");
+            }
+        }
         apply_plan(state, &plan, &read, (self.charter, &self.layout, &record.terms))
     }
 
@@ -298,8 +310,14 @@ fn other_judgement(record: &RoundRecord, again: &Judgement) -> Option<String> {
             "judged again, {ours} contributions are kept out; the ledger keeps out {theirs}, or others, or with other figures"
         ));
     }
-    (record.matrix != again.matrix).then(|| {
+    if record.matrix != again.matrix {
         let (ours, theirs) = (again.matrix, record.matrix);
-        format!("inner products computed again are {ours}, the ledger says {theirs}")
+        return Some(format!(
+            "inner products computed again are {ours}, the ledger says {theirs}"
+        ));
+    }
+    (record.norm_micro != again.norm_micro).then(|| {
+        let (ours, theirs) = (again.norm_micro, record.norm_micro);
+        format!("the median length computed again is {ours} millionths, the ledger says {theirs}")
     })
 }

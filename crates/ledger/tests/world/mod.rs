@@ -132,6 +132,16 @@ impl World {
     }
 
     pub(crate) fn check(&mut self, who: usize, refuse: &[(usize, CheckReason)]) -> Result<(), Refusal> {
+        self.check_after(who, refuse, None)
+    }
+
+    /// Of a peer that says when it held a quorum's contributions.
+    pub(crate) fn check_after(
+        &mut self,
+        who: usize,
+        refuse: &[(usize, CheckReason)],
+        held: Option<Millis>,
+    ) -> Result<(), Refusal> {
         let place = |of: &usize| self.state.round().replica(&self.peer(*of)).unwrap() as u16;
         let mut refused: Vec<_> = refuse
             .iter()
@@ -142,7 +152,7 @@ impl World {
             .collect();
         refused.sort_by_key(|entry| entry.replica);
         let round = self.state.round().number;
-        self.say(who, Action::Check { round, refused })
+        self.say(who, Action::Check { round, held, refused })
     }
 
     pub(crate) fn root(&mut self, who: usize, theta: u8) -> Result<(), Refusal> {

@@ -14,6 +14,7 @@ use crate::{
         sink::{Add, Set, Shift, Sink},
     },
     plan::{Coding, Plan},
+    robust::grams,
     theta::{VectorError, check_len},
 };
 use atoll_protocol::{Hash, Layout, charter::Codec};
@@ -97,6 +98,26 @@ impl Contribution {
         let shares = self.plan.split_mut(values);
         shares.into_par_iter().for_each(|(index, _, share)| apply(index, share));
         Ok(())
+    }
+
+    /// ‖D(blob)‖, summed in f64 in a fixed order.
+    pub fn length(&self) -> f64 {
+        let grams = grams(&[self]).unwrap_or_default(); // one alone is like itself
+        grams.iter().map(|gram| gram.at(0, 0)).sum::<f64>().sqrt()
+    }
+
+    /// The largest magnitude in D(blob). Holds one decoded part.
+    pub fn largest(&self) -> f32 {
+        let mut scratch = Vec::new();
+        let mut largest = 0.0f32;
+        let parts = self.plan.parts.iter().enumerate();
+        for (index, part) in parts.filter(|(_, part)| part.len > 0) {
+            scratch.clear();
+            scratch.resize(part.len, 0.0);
+            self.read_part(index, &mut Set(&mut scratch));
+            largest = scratch.iter().fold(largest, |largest, value| largest.max(value.abs()));
+        }
+        largest
     }
 
     /// Overwrites `values` with the decoded contribution D(blob).

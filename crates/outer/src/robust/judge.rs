@@ -3,7 +3,7 @@
 //! 1. Length: all zero, or longer than the charter's multiple of the median of late, is kept out.
 //! 2. Likeness: of two whose cosine is above the charter's, the one committed to later is kept out.
 //! 3. Each tensor is shortened to the median length that it has among the rest.
-//! 4. The charter's rule weighs them.
+//! 4. The charter's rule weighs them; what gets no weight is kept out too, so that its author knows.
 
 use super::{
     Gram,
@@ -187,6 +187,12 @@ pub fn judge(grams: &[Gram], candidates: &[Candidate], usual_micro: Option<u64>,
         gram.add_scaled(&all.of(&kept), &of);
     }
     let weights = weigh(&gram, rules);
+    for (i, weight) in kept.iter().zip(&weights) {
+        if *weight == Nano(0) {
+            unfit[*i] = Some(Unfit::Weightless);
+        }
+    }
+    keep_within_limit(&mut unfit);
     let mut shares = vec![
         Share {
             weight: Nano(0),
@@ -392,6 +398,40 @@ mod tests {
         let lenient = Robust::PLAIN;
         assert_eq!(out(&judged(&[&[1.0], &[1.0], &[1e5]], None, &lenient)).len(), 0);
         assert_eq!(judged(&[], None, &RULES).shares.len(), 0);
+    }
+
+    #[test]
+    fn what_a_rule_gives_no_weight_is_kept_out() {
+        let vectors: [&[f64]; 5] = [&[1.0, 0.0], &[0.9, 0.4], &[0.8, 0.6], &[-1.0, 0.1], &[0.0, -1.0]];
+        for rule in Weighing::ALL {
+            let found = judged(&vectors, None, &Robust { rule, ..RULES });
+            let (weighed, out): (Vec<_>, Vec<_>) = (0..5).partition(|i| found.shares[*i].weight > Nano(0));
+            let named: Vec<usize> = found.unfit.iter().map(|out| usize::from(out.replica) - 10).collect();
+            assert_eq!(named, out, "{rule}");
+            let expected = match rule {
+                Weighing::Krum => 1,
+                Weighing::MultiKrum | Weighing::MinimumDiameter => 4,
+                _ => 5,
+            };
+            assert_eq!(weighed.len(), expected, "{rule}");
+            assert!(found.unfit.iter().all(|out| out.reason == Unfit::Weightless));
+        }
+    }
+
+    #[test]
+    fn nothing_but_zeros_is_merged_to_zero() {
+        let zero: &[f64] = &[0.0, 0.0];
+        for rule in Weighing::ALL {
+            let rules = Robust {
+                rule,
+                mixing: true,
+                clip: true,
+                ..RULES
+            };
+            let found = judged(&[zero; 5], None, &rules);
+            let weight: u64 = found.shares.iter().map(|share| share.weight.0).sum();
+            assert!(weight > 0, "{rule}");
+        }
     }
 
     #[test]

@@ -216,11 +216,14 @@ impl Radius {
     }
 }
 
+/// No distance counts as less: where all are the same, the sum of their inverses must not overflow.
+const DISTANCE_MIN: f64 = 1e-150;
+
 fn geometric_median(gram: &Gram, floor: Radius, steps: u32) -> Vec<f64> {
     let mut z = vec![0.0; gram.size()];
     for _ in 0..steps {
         let distances = distances_to(gram, &z);
-        let floor = floor.among(gram, &distances).max(f64::MIN_POSITIVE);
+        let floor = floor.among(gram, &distances).max(DISTANCE_MIN);
         let inverse: Vec<f64> = distances.iter().map(|distance| 1.0 / distance.max(floor)).collect();
         let sum: f64 = inverse.iter().sum();
         z = inverse.iter().map(|inverse| inverse / sum).collect();
