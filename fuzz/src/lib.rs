@@ -5,7 +5,7 @@ use atoll_protocol::{
     Action, Block, ByteCount, Domain, Hash, InnerSteps, Keypair, Layout, MicroNats, Millis, Nano, Tokens, Transaction,
     charter::{Charter, Codec, Model},
     tiny_charter,
-    transaction::{Measured, Reveal, SignedTransaction, commitment},
+    transaction::{Measured, Reveal, SignedTransaction, States, commitment},
 };
 use std::sync::Arc;
 
@@ -78,6 +78,7 @@ fn reveal(state: &State, who: usize) -> Reveal {
         train_loss: MicroNats(1),
         held_out: MicroNats(2),
         measured: Measured::default(),
+        states: States::NONE,
     }
 }
 

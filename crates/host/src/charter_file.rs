@@ -5,7 +5,7 @@ mod robust;
 
 use self::{codec::CodecTable, robust::RobustTable};
 use atoll_protocol::{
-    Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
+    Audit, Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
     charter::{Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap, RoundRules},
     limits::CHARTER_BYTES_MAX,
 };
@@ -265,6 +265,7 @@ impl File {
             outer: self.outer.into_optimizer()?,
             compression: self.codec.into_compression()?,
             robust: self.robust.into_robust()?,
+            audit: Audit::NONE, // nodes cannot make contributions again yet
             deadlines: Deadlines {
                 grace: Millis(self.deadlines.grace_ms),
                 reveal: Millis(self.deadlines.reveal_ms),

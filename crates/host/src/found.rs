@@ -12,7 +12,7 @@ pub use atoll_learner::data::{Corpus, ingest};
 use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 use atoll_outer::theta_bytes;
 use atoll_protocol::{
-    Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Robust, Round,
+    Audit, Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Robust, Round,
     charter::{
         CHARTER_VERSION, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer,
         Overlap, RoundRules,
@@ -94,6 +94,7 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         outer: plan.outer,
         compression: plan.compression,
         robust: plan.robust,
+        audit: Audit::NONE,
         deadlines: plan.deadlines,
         members,
     };
@@ -287,6 +288,7 @@ pub(crate) mod tests {
             outer: plan.outer,
             compression: plan.compression,
             robust: plan.robust,
+            audit: Audit::NONE,
             deadlines: plan.deadlines,
             members,
         };

@@ -31,7 +31,7 @@ use atoll_outer::{
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
-    transaction::{Judgement, Measured, Reveal},
+    transaction::{Judgement, Measured, Reveal, States},
 };
 use bytes::Bytes;
 use std::{
@@ -322,6 +322,7 @@ impl Trainer {
                 kib_micros: training.kib_micros,
                 ..encoded.measured
             },
+            states: States::NONE,
         };
         let serves = self.lie.as_ref().is_none_or(Lie::serves);
         self.runtime.block_on(async {

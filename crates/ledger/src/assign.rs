@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 use atoll_protocol::{Domain, Hash, encode};
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// What rows are read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum Purpose {
 }
 
 /// One replica's share of one round.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Share {
     /// The round's beacon.
     pub beacon: Hash,

@@ -1,8 +1,8 @@
 //! What a block changed, in order: every view of a run is a fold over these.
 
-use crate::{Evidence, KeptOut, Planned, Roots, Terms};
+use crate::{Conviction, Evidence, Excision, KeptOut, Planned, Roots, Standing, Terms};
 use alloc::{boxed::Box, vec::Vec};
-use atoll_protocol::{Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
+use atoll_protocol::{Finding, Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// How a round ended.
@@ -43,6 +43,8 @@ pub struct RoundRecord {
     pub merged: Vec<Planned>,
     /// What was judged and not merged.
     pub kept_out: Vec<KeptOut>,
+    /// What was taken out of θ with the merge.
+    pub excisions: Vec<Excision>,
     /// Address of the inner products and weights; [`Hash::ZERO`] where there are none.
     pub matrix: Hash,
     /// Median length of the others, in millionths; 0 where nobody looked.
@@ -74,6 +76,60 @@ pub enum Event {
     Dormant(PeerId),
     /// A peer signed two different statements.
     Excluded(PeerId, Box<Evidence>),
+    /// A merged contribution is to be done again.
+    AuditDrawn {
+        /// Its round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// Who looks first.
+        verifier: PeerId,
+    },
+    /// The verifier said what it found.
+    Verified {
+        /// The contribution's round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// Who looked.
+        verifier: PeerId,
+        /// What it found.
+        finding: Finding,
+    },
+    /// What a verifier found speaks against a contribution; these decide.
+    JuryDrawn {
+        /// The contribution's round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// Who decides, ascending.
+        jury: Vec<PeerId>,
+    },
+    /// A jury did not find what the accuser found.
+    Acquitted {
+        /// The contribution's round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+    },
+    /// A jury found somebody guilty: the author of a contribution, or its accuser.
+    Convicted {
+        /// Who.
+        peer: PeerId,
+        /// What it is now.
+        standing: Standing,
+        /// Of what.
+        conviction: Box<Conviction>,
+    },
+    /// Nobody who was asked answered in time.
+    AuditLapsed {
+        /// The contribution's round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// Who was to look first.
+        verifier: PeerId,
+    },
     /// A round began.
     RoundOpened {
         /// Its number.

@@ -34,8 +34,13 @@ impl State {
     pub(crate) fn execute(&mut self, tx: &Verified<Transaction>, events: &mut Vec<Event>) -> Outcome {
         let peer = tx.signer();
         let standing = self.core().peers.get(&peer).map(|known| known.standing);
-        if standing == Some(Standing::Excluded) {
-            return Err(Refusal::Excluded(peer));
+        let joins = matches!(tx.body().action, Action::Join { .. });
+        match standing {
+            Some(Standing::Excluded) => return Err(Refusal::Excluded(peer)),
+            Some(Standing::Suspended(back)) if !joins || self.round().number < back => {
+                return Err(Refusal::Suspended { peer, back });
+            }
+            _ => {}
         }
         let signature = tx.as_signed().signature;
         match &tx.body().action {
@@ -62,6 +67,11 @@ impl State {
                 };
                 self.merge_root(peer, *round, roots, judgement, events)
             }
+            Action::Verdict {
+                round,
+                peer: author,
+                finding,
+            } => self.verdict(peer, (*round, *author), *finding, events),
             Action::Checkpoint {
                 round,
                 manifest,
@@ -88,6 +98,9 @@ impl State {
             absent: 0,
             merged: 0,
             tokens: Tokens(0),
+            proven: 0,
+            offences: 0,
+            unfounded: 0,
         };
         let entry = self.core_mut().peers.entry(peer).or_insert(fresh);
         entry.standing = Standing::Active;
@@ -206,6 +219,8 @@ impl State {
             }
             None => {}
         }
+        self.check_states(&peer, reveal)?;
+        self.note_work(peer, reveal);
         let revealed = Revealed {
             reveal: reveal.clone(),
             signature,

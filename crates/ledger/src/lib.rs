@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod applied;
 pub mod assign;
+mod audit;
 mod event;
 mod execute;
 mod pace;
@@ -24,6 +25,7 @@ mod state;
 mod terms;
 
 pub use applied::Applied;
+pub use audit::{Assigned, Audits, Case, Closed, Conviction, Excision, Work, Worked};
 pub use event::{Event, Outcome, RoundRecord};
 pub use pace::{Delays, Pace, Spread, Window};
 pub use refusal::{BlockError, Refusal};

@@ -23,8 +23,34 @@ pub enum Refusal {
     #[error("peer {} is not a member; members are named in the charter", .0.short())]
     NotAMember(PeerId),
     /// The signer was excluded.
-    #[error("peer {} is excluded for two different statements about one round", .0.short())]
+    #[error("peer {} is excluded for good", .0.short())]
     Excluded(PeerId),
+    /// The signer was found guilty and is not back yet.
+    #[error("peer {} was found guilty and may join again in round {back}", peer.short())]
+    Suspended {
+        /// Who.
+        peer: PeerId,
+        /// The first round that it may take part in.
+        back: Round,
+    },
+    /// A verdict that nobody asked for.
+    #[error("peer {} is not asked, or not any more, about the contribution of {} to round {round}", speaker.short(), peer.short())]
+    NotAsked {
+        /// Who speaks.
+        speaker: PeerId,
+        /// The contribution's round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+    },
+    /// States that do not follow on each other.
+    #[error("the states that peer {} names do not follow on its last, {}", peer.short(), expected.short())]
+    States {
+        /// Who.
+        peer: PeerId,
+        /// Its last closing state.
+        expected: Hash,
+    },
     /// A join or leave out of turn.
     #[error("sequence {got} of a join or leave; {expected} is next")]
     Sequence {

@@ -1,6 +1,6 @@
 //! What the ledger remembers of peers and of the round under way.
 
-use crate::{Terms, pace::Delays};
+use crate::{Excision, Terms, pace::Delays};
 use alloc::{collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
     ByteCount, Hash, Millis, PeerId, RefusedReplica, Round, Signature, Tokens,
@@ -34,7 +34,9 @@ pub enum Standing {
     Dormant,
     /// Left; may join again.
     Left,
-    /// Signed two different statements about one round. For good.
+    /// Was found guilty; may join again from this round on.
+    Suspended(Round),
+    /// Signed two different statements about one round, or was found guilty twice. For good.
     Excluded,
 }
 
@@ -51,6 +53,19 @@ pub struct Peer {
     pub merged: u32,
     /// Tokens of these contributions.
     pub tokens: Tokens,
+    /// Rounds into which its contribution was merged since it was last found guilty.
+    pub proven: u32,
+    /// How often it was found guilty.
+    pub offences: u32,
+    /// How often it missed what a jury found.
+    pub unfounded: u32,
+}
+
+impl Peer {
+    /// Whether nothing is taken from it at the moment.
+    pub fn is_barred(&self) -> bool {
+        matches!(self.standing, Standing::Suspended(_) | Standing::Excluded)
+    }
 }
 
 /// A commitment with its signature.
@@ -176,6 +191,8 @@ pub struct RoundState {
     pub checks: BTreeMap<PeerId, Checked>,
     /// What is judged and merged, ascending by peer; fixed when the phase Merge begins.
     pub plan: Vec<Planned>,
+    /// What is taken out of θ with the merge; fixed with the plan.
+    pub excisions: Vec<Excision>,
     /// What a quorum made of the plan, when the round closes.
     pub judgement: Option<Judgement>,
     /// Who merged to what.
@@ -200,6 +217,7 @@ impl RoundState {
             reveals: BTreeMap::new(),
             checks: BTreeMap::new(),
             plan: Vec::new(),
+            excisions: Vec::new(),
             judgement: None,
             roots: BTreeMap::new(),
         }

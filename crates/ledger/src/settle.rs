@@ -1,8 +1,8 @@
 //! After a block's transactions: does the phase end, and what follows?
 
 use crate::{
-    CheckpointState, Ended, Event, KeptOut, LastMerge, Merged, Observed, Phase, Planned, Roots, RoundState, Standing,
-    State, Terms,
+    CheckpointState, Ended, Event, KeptOut, LastMerge, Merged, Observed, Peer, Phase, Planned, Roots, RoundState,
+    Standing, State, Terms,
     event::{Outcome, RoundRecord},
     terms::median,
 };
@@ -74,11 +74,8 @@ impl State {
         }
     }
 
-    fn is_excluded(&self, peer: &PeerId) -> bool {
-        self.core()
-            .peers
-            .get(peer)
-            .is_some_and(|known| known.standing == Standing::Excluded)
+    fn is_barred(&self, peer: &PeerId) -> bool {
+        self.core().peers.get(peer).is_some_and(Peer::is_barred)
     }
 
     /// Notes when a quorum joined or committed, if `there`; says whether the grace after that is over.
@@ -158,7 +155,7 @@ impl State {
 
     fn settle_commit(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
         let (round, quorum) = (self.round(), self.charter().quorum(self.round().roster.len()));
-        let missing = |peer: &&PeerId| !round.commits.contains_key(*peer) && !self.is_excluded(peer);
+        let missing = |peer: &&PeerId| !round.commits.contains_key(*peer) && !self.is_barred(peer);
         let (all, count) = (!round.roster.iter().any(|peer| missing(&peer)), round.commits.len());
         self.grace_over(count >= quorum, now); // notes when the quorum was there
         let over = count >= quorum && self.phase_ends().is_some_and(|end| now >= end);
@@ -175,7 +172,7 @@ impl State {
         let all = round
             .commits
             .keys()
-            .all(|peer| round.reveals.contains_key(peer) || self.is_excluded(peer));
+            .all(|peer| round.reveals.contains_key(peer) || self.is_barred(peer));
         let ready = all || self.phase_ends().is_some_and(|end| now >= end);
         if !ready {
             return false;
@@ -196,7 +193,7 @@ impl State {
         let all = round
             .reveals
             .keys()
-            .all(|peer| round.checks.contains_key(peer) || self.is_excluded(peer));
+            .all(|peer| round.checks.contains_key(peer) || self.is_barred(peer));
         let late = self.phase_ends().is_some_and(|end| now >= end);
         if round.checks.len() < quorum || !(all || late) {
             return false;
@@ -206,9 +203,10 @@ impl State {
             self.end(Outcome::NothingAccepted, now, parent, events);
             return true;
         }
-        let refused = self.refused(&plan);
+        let (refused, excisions) = (self.refused(&plan), self.excisions());
         let round = &mut self.core_mut().round;
         round.plan.clone_from(&plan);
+        round.excisions = excisions;
         round.enter(Phase::Merge, now);
         events.push(Event::MergeOpened {
             round: round.number,
@@ -226,7 +224,7 @@ impl State {
             let refused = round.replica(peer).map_or(0, |place| refusals[place]);
             round.checks.len() - refused >= quorum
         };
-        let fit = |peer: &PeerId| held(peer) && !self.is_excluded(peer);
+        let fit = |peer: &PeerId| held(peer) && !self.is_barred(peer);
         let planned = |(peer, revealed): (&PeerId, &crate::Revealed)| Planned {
             peer: *peer,
             blob: revealed.reveal.blob,
@@ -275,7 +273,7 @@ impl State {
             self.end(Outcome::Closed(roots), now, parent, events);
             return true;
         }
-        let silent = |peer: &&PeerId| !round.roots.contains_key(*peer) && !self.is_excluded(peer);
+        let silent = |peer: &&PeerId| !round.roots.contains_key(*peer) && !self.is_barred(peer);
         let silent = round.roster.iter().filter(|peer| silent(peer)).count();
         let hopeless = !round.roots.is_empty() && round.most_equal_roots() + silent < needed;
         let late =
@@ -296,18 +294,20 @@ impl State {
         };
         let next = self.round().terms.next(self.charter(), record.round, &ended);
         self.credit(&record, events);
-        self.note_sent(matches!(outcome, Outcome::Closed(_)));
-        let plan = self.round().plan.clone();
+        let number = record.round;
+        let merge = matches!(outcome, Outcome::Closed(_)).then(|| LastMerge {
+            round: number,
+            base: self.core().roots,
+            terms: record.terms.clone(),
+            plan: self.round().plan.clone(),
+            excisions: record.excisions.clone(),
+        });
+        self.note_sent(merge.is_some());
+        self.audits_due(&record, merge.as_ref(), parent, events);
         let core = self.core_mut();
         core.history = Hash::of(Domain::History, &encode(&(core.history, &record)));
-        let number = record.round;
         if let Outcome::Closed(roots) = outcome {
-            core.last_merge = Some(LastMerge {
-                round: number,
-                base: core.roots,
-                terms: record.terms.clone(),
-                plan,
-            });
+            core.last_merge = merge;
             core.roots = roots;
         }
         events.push(Event::RoundEnded(Box::new(record)));
@@ -317,9 +317,9 @@ impl State {
 
     fn record(&self, outcome: Outcome, now: Millis) -> RoundRecord {
         let round = self.round();
-        let plan = match outcome {
-            Outcome::Closed(_) => round.plan.as_slice(),
-            _ => &[],
+        let (plan, excisions) = match outcome {
+            Outcome::Closed(_) => (round.plan.as_slice(), round.excisions.clone()),
+            _ => (&[][..], Vec::new()),
         };
         let judgement = round.judgement.as_ref();
         let reason = |planned: &Planned| {
@@ -361,6 +361,7 @@ impl State {
             held_out: loss(|reveal| reveal.held_out),
             merged,
             kept_out,
+            excisions,
             matrix: judgement.map_or(Hash::ZERO, |judgement| judgement.matrix),
             norm_micro: judgement.map_or(0, |judgement| judgement.norm_micro),
         }
@@ -389,6 +390,7 @@ impl State {
         for entry in &record.merged {
             if let Some(peer) = self.core_mut().peers.get_mut(&entry.peer) {
                 peer.merged = peer.merged.saturating_add(1);
+                peer.proven = peer.proven.saturating_add(1);
                 peer.tokens = Tokens(peer.tokens.0.saturating_add(entry.tokens.0));
             }
         }

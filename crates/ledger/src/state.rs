@@ -1,7 +1,8 @@
 //! The state after a block, and how a block is made, checked and applied.
 
 use crate::{
-    Applied, BlockError, Event, Evidence, Pace, Peer, Phase, Planned, Refusal, Roots, RoundState, Standing, Terms,
+    Applied, Audits, BlockError, Event, Evidence, Excision, Pace, Peer, Phase, Planned, Refusal, Roots, RoundState,
+    Standing, Terms,
 };
 use alloc::{collections::BTreeMap, format, sync::Arc, vec::Vec};
 use atoll_protocol::{
@@ -36,6 +37,8 @@ pub struct LastMerge {
     pub terms: Terms,
     /// What was merged, ascending by peer.
     pub plan: Vec<Planned>,
+    /// What was taken out of θ with it.
+    pub excisions: Vec<Excision>,
 }
 
 /// When a phase ends.
@@ -73,7 +76,9 @@ pub struct Core {
     pub sent: BTreeMap<Hash, PeerId>,
     /// The newest checkpoint that is or was due.
     pub checkpoint: Option<CheckpointState>,
-    /// One proof per excluded peer.
+    /// What is done again, and what that needs.
+    pub audits: Audits,
+    /// One proof per peer that signed two different statements.
     pub evidence: BTreeMap<PeerId, Evidence>,
 }
 
@@ -113,6 +118,7 @@ impl State {
             history: Hash::ZERO,
             sent: BTreeMap::new(),
             checkpoint: None,
+            audits: Audits::default(),
             evidence: BTreeMap::new(),
         }
     }

@@ -28,6 +28,6 @@ pub use codec::{EncodeError, Flaw, encode};
 pub use feedback::{Encoded, ErrorFeedback, FeedbackError};
 pub use merge::{MergeError, Weighed, merge, merge_weighed};
 pub use real::nano_f32;
-pub use replica::{Ahead, Input, Merged, Merging, Pending, Replica, ReplicaError};
+pub use replica::{Ahead, Input, Merged, Merging, Pending, Replica, ReplicaError, TakenBack};
 pub use step::{OuterRule, OuterState, StepError};
 pub use theta::{VectorError, pseudo_gradient, root, theta_bytes, theta_from_bytes};

@@ -147,6 +147,42 @@ pub struct Merging<'a> {
     pub rule: OuterRule,
 }
 
+/// Contributions to an earlier round that are taken out of θ again.
+#[derive(Debug, Clone, Copy)]
+pub struct TakenBack<'a> {
+    /// Everything that was judged then, less what was taken out before.
+    pub inputs: &'a [Input<'a>],
+    /// Whose are taken out.
+    pub peers: &'a [PeerId],
+    /// How that round was merged.
+    pub merging: Merging<'a>,
+    /// The outer steps since, in order.
+    pub since: &'a [OuterRule],
+}
+
+/// θ and momentum as if what is taken back had not been sent: that round is merged with it and without it, and
+/// the difference is taken out as far as the steps since have carried it. Where nothing is left, that round did
+/// not move θ.
+///
+/// # Errors
+/// Where the contributions cannot be merged, or θ would leave the range of f32.
+pub fn take_back(outer: &OuterState, taken: TakenBack<'_>) -> Result<OuterState, ReplicaError> {
+    let left: Vec<Input<'_>> = (taken.inputs.iter())
+        .filter(|input| !taken.peers.contains(&input.peer))
+        .copied()
+        .collect();
+    let (mut surplus, _) = pseudo_gradient_of(taken.inputs, taken.merging)?;
+    if !left.is_empty() {
+        let (without, _) = pseudo_gradient_of(&left, taken.merging)?;
+        surplus
+            .par_iter_mut()
+            .zip(&without)
+            .for_each(|(with, without)| *with -= without);
+    }
+    let rules: Vec<OuterRule> = [taken.merging.rule].iter().chain(taken.since).copied().collect();
+    Ok(outer.take_back(&rules, surplus)?)
+}
+
 /// What a merge came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Merged {
@@ -164,6 +200,23 @@ pub struct Merged {
 /// # Errors
 /// Where the contributions cannot be merged, or the step would leave the range of f32.
 pub fn merged(outer: &OuterState, inputs: &[Input<'_>], merging: Merging<'_>) -> Result<Merged, ReplicaError> {
+    let (delta, judged) = pseudo_gradient_of(inputs, merging)?;
+    let state = outer.step(merging.rule, delta)?;
+    let matrix = judged.as_ref().map(|judged| judged.matrix.to_bytes());
+    let judgement = Judgement {
+        matrix: matrix.as_deref().map_or(Hash::ZERO, Hash::of_blob),
+        norm_micro: judged.as_ref().map_or(0, |judged| judged.norm_micro),
+        unfit: judged.map_or(Vec::new(), |judged| judged.unfit),
+    };
+    Ok(Merged {
+        state,
+        judgement,
+        matrix,
+    })
+}
+
+/// Δ of a round, and how its contributions were judged, if the charter wants that.
+fn pseudo_gradient_of(inputs: &[Input<'_>], merging: Merging<'_>) -> Result<(Vec<f32>, Option<Judged>), ReplicaError> {
     let Merging { layout, robust, .. } = merging;
     let mut inputs = inputs.to_vec();
     inputs.sort_by_key(|input| input.peer);
@@ -181,18 +234,7 @@ pub fn merged(outer: &OuterState, inputs: &[Input<'_>], merging: Merging<'_>) ->
         contribution: input.contribution,
     });
     let delta = merge_weighed(layout, &weighed.collect::<Vec<_>>())?;
-    let state = outer.step(merging.rule, delta)?;
-    let matrix = judged.as_ref().map(|judged| judged.matrix.to_bytes());
-    let judgement = Judgement {
-        matrix: matrix.as_deref().map_or(Hash::ZERO, Hash::of_blob),
-        norm_micro: judged.as_ref().map_or(0, |judged| judged.norm_micro),
-        unfit: judged.map_or(Vec::new(), |judged| judged.unfit),
-    };
-    Ok(Merged {
-        state,
-        judgement,
-        matrix,
-    })
+    Ok((delta, judged))
 }
 
 fn judged(inputs: &[Input<'_>], merging: Merging<'_>) -> Result<Judged, ReplicaError> {

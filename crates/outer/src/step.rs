@@ -159,6 +159,39 @@ impl OuterState {
         }
     }
 
+    /// Takes `surplus` out of the pseudo-gradient of an earlier round, whose rule is the first of `rules`; the
+    /// others are those of the steps taken since, in order. A step is linear in what it is given, so θ and v
+    /// become, up to rounding, what they would be had that round merged Δ − surplus:
+    ///
+    /// - a ← lr (1 + μ), b ← 1 / r in that round; then b ← μ b, a ← a + lr r μ b in each since
+    /// - θ ← θ + a · surplus; v ← v − b · surplus
+    ///
+    /// # Errors
+    /// Where lengths or momentum do not fit, there is no rule, or a value is or would become NaN or infinite.
+    pub fn take_back(&self, rules: &[OuterRule], surplus: Vec<f32>) -> Result<Self, StepError> {
+        check_len("surplus", surplus.len(), self.theta.len())?;
+        check_finite("surplus", &surplus)?;
+        let needed = rules.first().is_some_and(|rule| rule.mu.is_some());
+        if needed != self.momentum.is_some() {
+            return Err(StepError::Momentum { needed });
+        }
+        let (a, b) = response(rules);
+        let mut momentum = self.momentum.clone();
+        if let Some(v) = &mut momentum {
+            check_len("momentum", v.len(), surplus.len())?;
+            let places = v.par_iter_mut().zip(&surplus);
+            places.for_each(|(v, surplus)| *v -= b * surplus);
+        }
+        let mut theta = surplus;
+        let places = theta.par_iter_mut().zip(&self.theta);
+        places.for_each(|(place, theta)| *place = theta + a * *place);
+        let next = Self { theta, momentum };
+        match next.first_not_finite() {
+            Some(error) => Err(error),
+            None => Ok(next),
+        }
+    }
+
     fn first_not_finite(&self) -> Option<StepError> {
         let v = |index: usize| self.momentum.as_ref().map_or(0.0, |v| v[index]);
         let bad = |index: &usize| !(self.theta[*index].is_finite() && v(*index).is_finite());
@@ -174,6 +207,26 @@ impl OuterState {
     pub fn roots(&self) -> (Hash, Option<Hash>) {
         (root(&self.theta), self.momentum.as_deref().map(root))
     }
+}
+
+/// By what θ and v have moved since, for each unit of the first rule's pseudo-gradient: −a and b.
+fn response(rules: &[OuterRule]) -> (f32, f32) {
+    let (mut a, mut b) = (0.0f64, 0.0f64);
+    for (round, rule) in rules.iter().enumerate() {
+        let (lr, mu, length) = (
+            f64::from(rule.lr),
+            f64::from(rule.mu.unwrap_or(0.0)),
+            f64::from(rule.length),
+        );
+        if round == 0 {
+            a = lr;
+            b = 1.0 / length;
+        } else {
+            b *= mu;
+        }
+        a += lr * length * mu * b;
+    }
+    (a as f32, b as f32)
 }
 
 #[cfg(test)]
@@ -234,6 +287,46 @@ mod tests {
             moved(8),
             moved(4)
         );
+    }
+
+    #[test]
+    fn what_is_taken_back_was_never_there() {
+        let rounds = [(8, 3.0), (4, -1.0), (8, 0.5), (2, 0.25)];
+        for outer in [SGD, NESTEROV] {
+            for last in 1..=rounds.len() {
+                let rules: Vec<OuterRule> = rounds[..last]
+                    .iter()
+                    .map(|(steps, _)| rule_of(&outer, *steps))
+                    .collect();
+                let run = |first: f32| {
+                    let mut state = OuterState::new(vec![8.0, -2.0], &outer);
+                    for (rule, (_, delta)) in rules.iter().zip(rounds) {
+                        let delta = if delta == 3.0 { first } else { delta };
+                        state = state.step(*rule, vec![delta, delta]).expect("finite");
+                    }
+                    state
+                };
+                let (with, without) = (run(3.0), run(1.0));
+                let with = with.take_back(&rules, vec![2.0, 2.0]).expect("finite");
+                let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6);
+                assert!(apart(&with.theta, &without.theta), "{with:?} {without:?}");
+                if let (Some(a), Some(b)) = (&with.momentum, &without.momentum) {
+                    assert!(apart(a, b), "{with:?} {without:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_is_refused() {
+        let state = OuterState::new(vec![f32::MAX, 1.0], &NESTEROV);
+        let rules = [rule(&NESTEROV)];
+        assert!(state.take_back(&rules, vec![f32::MAX, 0.0]).is_err());
+        assert!(state.take_back(&rules, vec![f32::NAN, 0.0]).is_err());
+        assert!(state.take_back(&rules, vec![0.0]).is_err());
+        assert!(state.take_back(&[], vec![0.0, 0.0]).is_err());
+        assert!(state.take_back(&[rule(&SGD)], vec![0.0, 0.0]).is_err());
+        assert!(state.take_back(&rules, vec![0.0, 0.0]).is_ok());
     }
 
     #[test]

@@ -3,15 +3,15 @@
 mod validate;
 
 pub use validate::CharterError;
-pub(crate) use validate::{refuse, within_nano};
+pub(crate) use validate::{refuse, within, within_nano};
 
-use crate::{Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust, Round, encode, ids::Domain};
+use crate::{Audit, Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust, Round, encode, ids::Domain};
 use alloc::{string::String, vec::Vec};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
 /// The only version there is.
-pub const CHARTER_VERSION: u16 = 3;
+pub const CHARTER_VERSION: u16 = 4;
 
 /// The rules of a run. Two nodes work together if and only if they hold the same charter.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -36,6 +36,8 @@ pub struct Charter {
     pub compression: Compression,
     /// What is kept out of a merge, and how the rest is weighed.
     pub robust: Robust,
+    /// What is done again after it was merged, and what follows.
+    pub audit: Audit,
     /// When the ledger goes on.
     pub deadlines: Deadlines,
     /// Who may take part; all of them validate. Ascending by key, without repeats.

@@ -123,6 +123,8 @@ pub enum Domain {
     Seal,
     /// The permutation from which a round's data rows are drawn.
     Assignment,
+    /// Which merged contributions are done again, and by whom.
+    Lottery,
 }
 
 impl Domain {
@@ -139,6 +141,7 @@ impl Domain {
             Self::Transaction => "atoll 2026-11 v1 transaction signature",
             Self::Seal => "atoll 2026-11 v1 folder seal",
             Self::Assignment => "atoll 2026-11 v1 data assignment",
+            Self::Lottery => "atoll 2026-11 v1 audit lottery",
         }
     }
 }

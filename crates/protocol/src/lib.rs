@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod audit;
 pub mod block;
 pub mod charter;
 pub mod encoding;
@@ -19,6 +20,7 @@ mod tiny;
 pub mod transaction;
 pub mod units;
 
+pub use audit::{Audit, Finding};
 pub use block::{Block, Header};
 pub use charter::Charter;
 pub use encoding::{DecodeError, decode, encode};

@@ -30,6 +30,8 @@ pub const RANK_MAX: u32 = 1024;
 pub const SUBSETS_MEMBERS_MAX: usize = 24;
 /// Contributions that one merge may keep out: as many as would leave no majority anyway.
 pub const UNFIT_MAX: usize = MEMBERS_MAX / 2;
+/// Peers that decide about one accusation.
+pub const JURY_MAX: usize = 99;
 /// Rounds in one run.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// How far a block's time may be ahead of a validator's own clock.

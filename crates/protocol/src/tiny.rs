@@ -1,7 +1,7 @@
 //! The smallest sensible charter: simulations, tests and fuzzers start from it and change what they are about.
 
 use crate::{
-    Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust,
+    Audit, Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust,
     charter::{
         CHARTER_VERSION, Charter, Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model,
         OuterOptimizer, Overlap, RoundRules,
@@ -39,6 +39,7 @@ pub fn tiny_charter(members: impl IntoIterator<Item = (String, PeerId)>) -> Char
         outer: OuterOptimizer::Sgd { lr: Nano::ONE },
         compression: Compression::Fixed(Codec::Int4 { feedback: Nano::ONE }),
         robust: Robust::PLAIN,
+        audit: Audit::NONE,
         deadlines: Deadlines {
             grace: Millis(2_000),
             reveal: Millis(5_000),

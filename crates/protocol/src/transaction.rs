@@ -1,6 +1,8 @@
 //! What a peer can say on the ledger.
 
-use crate::{ByteCount, Hash, InnerSteps, MicroNats, Millis, PeerId, Round, Signed, Tokens, encode, ids::Domain};
+use crate::{
+    ByteCount, Finding, Hash, InnerSteps, MicroNats, Millis, PeerId, Round, Signed, Tokens, encode, ids::Domain,
+};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
@@ -61,6 +63,15 @@ pub enum Action {
         /// What was kept out, and why.
         judgement: Judgement,
     },
+    /// Say what came out when a merged contribution was made again.
+    Verdict {
+        /// The round it was contributed to.
+        round: Round,
+        /// Whose.
+        peer: PeerId,
+        /// What came out.
+        finding: Finding,
+    },
     /// State what a checkpoint of a closed round consists of.
     Checkpoint {
         /// The last round merged into it.
@@ -96,6 +107,26 @@ pub struct Reveal {
     pub held_out: MicroNats,
     /// What encoding it showed: from this the ledger chooses the codecs of later rounds.
     pub measured: Measured,
+    /// From what it was made, and what its author goes on from.
+    pub states: States,
+}
+
+/// A replica's own state, as addresses: error feedback, the inner optimizer's moments and, where steps are taken
+/// ahead, weights. Both [`Hash::ZERO`] where the charter has nothing done again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct States {
+    /// Before: that after its last contribution, or [`Hash::ZERO`] for a fresh start.
+    pub opening: Hash,
+    /// After.
+    pub closing: Hash,
+}
+
+impl States {
+    /// Where nothing is done again.
+    pub const NONE: Self = Self {
+        opening: Hash::ZERO,
+        closing: Hash::ZERO,
+    };
 }
 
 /// Inner steps taken before their round opened; see [`crate::charter::Overlap`].
@@ -264,6 +295,7 @@ impl Action {
             Self::Reveal(_) => "reveal",
             Self::Check { .. } => "check",
             Self::MergeRoot { .. } => "merge root",
+            Self::Verdict { .. } => "verdict",
             Self::Checkpoint { .. } => "checkpoint",
         }
     }

@@ -14,7 +14,7 @@ use atoll_outer::{Contribution, OuterRule, OuterState};
 use atoll_protocol::{
     ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens,
     charter::Overlap,
-    transaction::{Ahead, AheadFrom, Measured, Reveal},
+    transaction::{Ahead, AheadFrom, Measured, Reveal, States},
 };
 use std::sync::Arc;
 
@@ -265,6 +265,7 @@ impl World {
                 kib_micros: life.kib_micros,
                 ..measured
             },
+            states: States::NONE,
         };
         life.replica.set_pending(reveal, terms.codec.clone());
         let (layout, codec) = (self.layout.clone(), terms.codec.clone());

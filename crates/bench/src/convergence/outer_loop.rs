@@ -15,7 +15,7 @@ use atoll_outer::{
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, Millis, PeerId, Round, Tokens,
     charter::{Codec, Overlap},
-    transaction::{AheadFrom, Measured, Reveal},
+    transaction::{AheadFrom, Measured, Reveal, States},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -405,6 +405,7 @@ fn reveal(round: Round, contribution: &Contribution, terms: &Terms) -> Reveal {
         train_loss: MicroNats(0),
         held_out: MicroNats(0),
         measured: Measured::default(),
+        states: States::NONE,
     }
 }
 

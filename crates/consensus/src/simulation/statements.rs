@@ -3,7 +3,7 @@
 use atoll_ledger::{Peer, Phase, Standing, State};
 use atoll_protocol::{
     Action, ByteCount, Domain, Hash, Keypair, MicroNats, PeerId, Round, Tokens, Transaction, encode,
-    transaction::{Measured, Reveal, SignedTransaction, commitment},
+    transaction::{Measured, Reveal, SignedTransaction, States, commitment},
 };
 
 /// The next statement of `keypair` in this state. The same state gives the same one, so who restarts
@@ -90,5 +90,6 @@ fn reveal(state: &State, me: PeerId, round: Round) -> Reveal {
         held_out: MicroNats(1),
         ahead: None,
         measured: Measured::default(),
+        states: States::NONE,
     }
 }

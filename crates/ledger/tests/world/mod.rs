@@ -3,11 +3,11 @@
 
 use atoll_ledger::{Event, Phase, Refusal, State};
 use atoll_protocol::{
-    Action, ByteCount, CheckReason, Domain, Hash, InnerSteps, Keypair, MicroNats, Millis, PeerId, RefusedReplica,
-    Round, Tokens, Transaction,
+    Action, ByteCount, CheckReason, Domain, Finding, Hash, InnerSteps, Keypair, MicroNats, Millis, PeerId,
+    RefusedReplica, Round, Tokens, Transaction,
     charter::Charter,
     tiny_charter,
-    transaction::{Judgement, Measured, Reveal, SignedTransaction, commitment},
+    transaction::{Judgement, Measured, Reveal, SignedTransaction, States, commitment},
 };
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<Event>,
     /// When each round's merge opened.
     pub(crate) opened: Vec<(Round, u64)>,
+    /// The closing state that each named last.
+    pub(crate) closing: Vec<Hash>,
 }
 
 impl World {
@@ -50,6 +52,7 @@ impl World {
             now: 1_000,
             events: vec![],
             opened: vec![],
+            closing: vec![Hash::ZERO; n],
         }
     }
 
@@ -123,12 +126,45 @@ impl World {
             held_out: MicroNats(3_000_000),
             ahead: None,
             measured: Measured::default(),
+            states: self.states(who),
+        }
+    }
+
+    fn states(&self, who: usize) -> States {
+        if !self.state.charter().audit.is_on() {
+            return States::NONE;
+        }
+        let round = self.state.round().number;
+        States {
+            opening: self.closing[who],
+            closing: Hash::of_blob(format!("{who} {round}").as_bytes()),
         }
     }
 
     pub(crate) fn reveal(&mut self, who: usize) -> Result<(), Refusal> {
         let reveal = self.reveal_of(who);
-        self.say(who, Action::Reveal(reveal))
+        self.reveal_this(who, reveal)
+    }
+
+    pub(crate) fn reveal_this(&mut self, who: usize, reveal: Reveal) -> Result<(), Refusal> {
+        let closing = reveal.states.closing;
+        self.say(who, Action::Reveal(reveal))?;
+        self.closing[who] = closing;
+        Ok(())
+    }
+
+    pub(crate) fn verdict(
+        &mut self,
+        speaker: usize,
+        (round, author): (Round, usize),
+        finding: Finding,
+    ) -> Result<(), Refusal> {
+        let peer = self.peer(author);
+        self.say(speaker, Action::Verdict { round, peer, finding })
+    }
+
+    pub(crate) fn who(&self, peer: &PeerId) -> usize {
+        self.keys.iter().position(|key| key.peer() == *peer).unwrap()
     }
 
     pub(crate) fn check(&mut self, who: usize, refuse: &[(usize, CheckReason)]) -> Result<(), Refusal> {

@@ -35,7 +35,7 @@ pub(crate) fn refuse(field: &str, value: impl ToString, allowed: impl ToString) 
     }
 }
 
-fn within(field: &str, value: u64, min: u64, max: u64) -> Result<(), CharterError> {
+pub(crate) fn within(field: &str, value: u64, min: u64, max: u64) -> Result<(), CharterError> {
     match (min..=max).contains(&value) {
         true => Ok(()),
         false => Err(refuse(field, value, format!("from {min} to {max} is allowed"))),
@@ -77,6 +77,7 @@ impl Charter {
         self.outer.validate()?;
         self.compression.validate()?;
         self.robust.validate(self.members.len())?;
+        self.audit.validate(self.round.retention)?;
         self.deadlines.validate()?;
         self.validate_members()
     }

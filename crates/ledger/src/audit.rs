@@ -1,0 +1,532 @@
+//! Doing merged contributions again: which are drawn, who decides, and what follows.
+//!
+//! ```text
+//! drawn ─the verifier finds the same─▶ over
+//!   │ └──it finds something else─▶ accused ─a jury is drawn─▶ a quorum of it finds so too ─▶ guilty
+//!   └─window over─▶ lapsed                                  └▶ it cannot any more ─▶ acquitted
+//! ```
+//!
+//! What is drawn, and who is to look, follows from the block before the one that closed the round: when a
+//! contribution was committed to, nobody knew. One verifier looks first, because that is cheap; a jury of up to
+//! all the others decides, because no two of three strangers should be able to throw out a third
+//! (docs/adr/0013). Who is guilty stays out for a while, the second time for good, and what was merged of it
+//! since then is taken out of θ again. An accuser whom a jury contradicts is guilty itself, unless it only
+//! missed something: whoever is accused could serve the others and not it.
+
+use crate::{Event, LastMerge, Outcome, Planned, Refusal, Roots, RoundRecord, Standing, State, Terms, assign::Share};
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use atoll_protocol::{
+    Domain, Finding, Hash, InnerSteps, Nano, PeerId, Round,
+    audit::JURY_MIN,
+    encode,
+    transaction::{Reveal, States},
+};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// Void rounds in a row whose rows and terms are remembered, for what is sent again later.
+const VOIDS_MAX: usize = 8;
+/// Who missed what a jury found so often is no verifier any more.
+const UNFOUNDED_MAX: u32 = 3;
+
+/// What a contribution was to be made from.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Assigned {
+    /// The rows.
+    pub share: Share,
+    /// How long, and how encoded.
+    pub terms: Terms,
+}
+
+/// A revealed contribution, as far as doing it again needs.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Work {
+    /// What its author said of it.
+    pub reveal: Reveal,
+    /// The θ that it was made from.
+    pub base: Roots,
+    /// What it was to be made from. Nothing where too many rounds were void since: it is not drawn then.
+    pub assigned: Option<Assigned>,
+    /// Whether it was merged. If not, it went back into error feedback before the next.
+    pub merged: bool,
+}
+
+/// The newest work of a peer, and that before on whose state it stands.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Worked {
+    /// The newest.
+    pub last: Work,
+    /// The one before, unless it made a fresh start.
+    pub before: Option<Work>,
+}
+
+impl Worked {
+    fn can_be_done_again(&self) -> bool {
+        let known = |work: &Work| work.assigned.is_some();
+        known(&self.last) && self.before.as_ref().is_none_or(known)
+    }
+}
+
+/// A merged contribution that is being done again.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Case {
+    /// What is done again.
+    pub worked: Worked,
+    /// The round at whose end the verifier or the jury was drawn.
+    pub since: Round,
+    /// Who looks first.
+    pub verifier: PeerId,
+    /// What it found, if that speaks against it.
+    pub accusation: Option<Finding>,
+    /// Who decides then, ascending; empty before it is drawn.
+    pub jury: Vec<PeerId>,
+    /// What they found.
+    pub findings: BTreeMap<PeerId, Finding>,
+}
+
+impl Case {
+    /// Whether `peer` is asked and has not answered.
+    pub fn waits_for(&self, peer: &PeerId) -> bool {
+        match self.jury.is_empty() {
+            true => self.verifier == *peer && self.accusation.is_none(),
+            false => self.jury.binary_search(peer).is_ok() && !self.findings.contains_key(peer),
+        }
+    }
+}
+
+/// What a jury found when it found somebody guilty. The statements themselves, signed, are in the blocks.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Conviction {
+    /// The contribution's round.
+    pub round: Round,
+    /// Whose contribution was judged: its own, or one that it had accused.
+    pub judged: PeerId,
+    /// What each found.
+    pub findings: Vec<(PeerId, Finding)>,
+}
+
+/// A round whose θ did not move.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Voided {
+    round: Round,
+    beacon: Hash,
+    roster: Vec<PeerId>,
+    terms: Terms,
+}
+
+/// A merge whose contributions may still be taken out.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Closed {
+    /// Its round.
+    pub round: Round,
+    /// Roots before it.
+    pub base: Roots,
+    /// How it was trained, encoded and merged.
+    pub terms: Terms,
+    /// What was judged and merged, ascending by peer.
+    pub plan: Vec<Planned>,
+    /// Whose contributions were taken out since.
+    pub excised: Vec<PeerId>,
+}
+
+/// Contributions that are taken out of θ again.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Excision {
+    /// The merge that they are in.
+    pub of: Closed,
+    /// Whose, ascending.
+    pub peers: Vec<PeerId>,
+    /// Outer momentum and inner steps of the rounds after it, up to the one with whose merge it is done.
+    pub since: Vec<(Option<Nano>, InnerSteps)>,
+}
+
+/// What the ledger keeps for audits; empty where the charter wants none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Audits {
+    /// The newest work of every peer.
+    pub works: BTreeMap<PeerId, Worked>,
+    /// What is being done again, by round and author.
+    pub cases: BTreeMap<(Round, PeerId), Case>,
+    /// The last merges, oldest first.
+    pub merges: Vec<Closed>,
+    /// What is to be taken out with the next merge.
+    pub condemned: Vec<(Round, PeerId)>,
+    /// Of everyone ever found guilty, the last time.
+    pub convictions: BTreeMap<PeerId, Conviction>,
+    voids: Vec<Voided>,
+}
+
+impl State {
+    /// What is taken out of θ with the merge of the round under way.
+    pub(crate) fn excisions(&self) -> Vec<Excision> {
+        let audits = &self.core().audits;
+        let now = &self.round().terms;
+        let mut excisions = Vec::new();
+        for (index, of) in audits.merges.iter().enumerate() {
+            let condemned = audits.condemned.iter().filter(|(round, _)| *round == of.round);
+            let mut peers: Vec<PeerId> = condemned.map(|(_, peer)| *peer).collect();
+            peers.sort_unstable();
+            if peers.is_empty() {
+                continue;
+            }
+            let later = audits.merges[index + 1..]
+                .iter()
+                .map(|closed| &closed.terms)
+                .chain([now]);
+            excisions.push(Excision {
+                of: of.clone(),
+                peers,
+                since: later.map(|terms| (terms.momentum, terms.steps)).collect(),
+            });
+        }
+        excisions
+    }
+
+    /// The states that a reveal names must follow on those that its author named last.
+    pub(crate) fn check_states(&self, peer: &PeerId, reveal: &Reveal) -> Result<(), Refusal> {
+        let States { opening, closing } = reveal.states;
+        let worked = self.core().audits.works.get(peer);
+        let right = match worked.map(|worked| &worked.last.reveal) {
+            _ if !self.charter().audit.is_on() => reveal.states == States::NONE,
+            _ if closing == Hash::ZERO => false,
+            Some(last) if last.trained == reveal.trained => {
+                let again = Reveal {
+                    round: reveal.round,
+                    ..last.clone()
+                };
+                again == *reveal
+            }
+            last => opening == Hash::ZERO || last.is_some_and(|last| last.states.closing == opening),
+        };
+        match right {
+            true => Ok(()),
+            false => Err(Refusal::States {
+                peer: *peer,
+                expected: worked.map_or(Hash::ZERO, |worked| worked.last.reveal.states.closing),
+            }),
+        }
+    }
+
+    /// Notes what was revealed as its author's newest work.
+    pub(crate) fn note_work(&mut self, peer: PeerId, reveal: &Reveal) {
+        if !self.charter().audit.is_on() {
+            return;
+        }
+        let base = self.core().roots;
+        let assigned = self.assigned(&peer, reveal.trained);
+        let works = &mut self.core_mut().audits.works;
+        match works.get_mut(&peer) {
+            Some(worked) if worked.last.reveal.trained == reveal.trained => worked.last.reveal = reveal.clone(),
+            earlier => {
+                let before = earlier.map(|worked| worked.last.clone());
+                let last = Work {
+                    reveal: reveal.clone(),
+                    base,
+                    assigned,
+                    merged: false,
+                };
+                let before = before.filter(|_| reveal.states.opening != Hash::ZERO);
+                works.insert(peer, Worked { last, before });
+            }
+        }
+    }
+
+    fn assigned(&self, peer: &PeerId, trained: Round) -> Option<Assigned> {
+        let round = self.round();
+        let (beacon, roster, terms) = match trained == round.number {
+            true => (round.beacon, &round.roster, &round.terms),
+            false => {
+                let mut voids = self.core().audits.voids.iter();
+                let void = voids.find(|void| void.round == trained)?;
+                (void.beacon, &void.roster, &void.terms)
+            }
+        };
+        let replica = roster.binary_search(peer).ok()?;
+        Some(Assigned {
+            share: Share {
+                beacon,
+                replica: replica as u64,
+                replicas: roster.len() as u64,
+            },
+            terms: terms.clone(),
+        })
+    }
+
+    /// Takes up what somebody found.
+    pub(crate) fn verdict(
+        &mut self,
+        speaker: PeerId,
+        (round, peer): (Round, PeerId),
+        finding: Finding,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Refusal> {
+        let fails = self.charter().audit.fails(finding);
+        let key = (round, peer);
+        let case = self.core().audits.cases.get(&key);
+        if !case.is_some_and(|case| case.waits_for(&speaker)) {
+            return Err(Refusal::NotAsked { speaker, round, peer });
+        }
+        let Some(case) = self.core_mut().audits.cases.get_mut(&key) else {
+            return Ok(());
+        };
+        if case.jury.is_empty() {
+            if fails {
+                case.accusation = Some(finding);
+            } else {
+                self.core_mut().audits.cases.remove(&key);
+            }
+            events.push(Event::Verified {
+                round,
+                peer,
+                verifier: speaker,
+                finding,
+            });
+            return Ok(());
+        }
+        case.findings.insert(speaker, finding);
+        let jury = case.jury.len();
+        let findings: Vec<(PeerId, Finding)> = case.findings.iter().map(|(peer, found)| (*peer, *found)).collect();
+        let audit = &self.charter().audit;
+        let against = findings.iter().filter(|(_, found)| audit.fails(*found)).count();
+        let needed = self.charter().quorum(jury);
+        if against >= needed {
+            self.close_case(key, true, findings, events);
+        } else if findings.len() - against > jury - needed {
+            self.close_case(key, false, findings, events);
+        }
+        Ok(())
+    }
+
+    fn close_case(
+        &mut self,
+        key: (Round, PeerId),
+        guilty: bool,
+        findings: Vec<(PeerId, Finding)>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(case) = self.core_mut().audits.cases.remove(&key) else {
+            return;
+        };
+        let (round, judged) = key;
+        let conviction = Conviction {
+            round,
+            judged,
+            findings,
+        };
+        if guilty {
+            self.convict(judged, conviction, events);
+            self.condemn(judged, round);
+            return;
+        }
+        events.push(Event::Acquitted { round, peer: judged });
+        if let Some(Finding::Apart { .. }) = case.accusation {
+            self.convict(case.verifier, conviction, events);
+        } else if let Some(accuser) = self.core_mut().peers.get_mut(&case.verifier) {
+            accuser.unfounded = accuser.unfounded.saturating_add(1);
+        }
+    }
+
+    /// Out for a while; the second time for good.
+    fn convict(&mut self, peer: PeerId, conviction: Conviction, events: &mut Vec<Event>) {
+        let back = self.charter().audit.back(self.round().number);
+        let Some(known) = self.core_mut().peers.get_mut(&peer) else {
+            return;
+        };
+        if known.standing == Standing::Excluded {
+            return;
+        }
+        known.proven = 0;
+        known.offences = known.offences.saturating_add(1);
+        known.standing = match known.offences {
+            0 | 1 => Standing::Suspended(back),
+            _ => Standing::Excluded,
+        };
+        let standing = known.standing;
+        self.core_mut().audits.convictions.insert(peer, conviction.clone());
+        self.core_mut().audits.cases.retain(|(_, of), _| *of != peer);
+        events.push(Event::Convicted {
+            peer,
+            standing,
+            conviction: Box::new(conviction),
+        });
+    }
+
+    /// Everything of `peer` that was merged in `from` or later stands on a state that nobody can vouch for.
+    fn condemn(&mut self, peer: PeerId, from: Round) {
+        let audits = &mut self.core_mut().audits;
+        let merges = audits.merges.iter().filter(|closed| closed.round >= from);
+        let with = merges.filter(|closed| {
+            closed.plan.binary_search_by_key(&peer, |entry| entry.peer).is_ok() && !closed.excised.contains(&peer)
+        });
+        let rounds: Vec<(Round, PeerId)> = with.map(|closed| (closed.round, peer)).collect();
+        audits.condemned.extend(rounds);
+    }
+
+    /// After a round: what was merged is noted, what waited for too long lapses, juries and verifiers are drawn.
+    /// `merge` is what moved θ, if it did; `parent` the digest of the block before the one that ended the round.
+    pub(crate) fn audits_due(
+        &mut self,
+        record: &RoundRecord,
+        merge: Option<&LastMerge>,
+        parent: Hash,
+        events: &mut Vec<Event>,
+    ) {
+        if !self.charter().audit.is_on() {
+            return;
+        }
+        match merge {
+            Some(merge) => self.note_merge(record, merge),
+            None => self.note_void(record),
+        }
+        self.lapse(record.round, events);
+        self.draw_juries(record.round, parent, events);
+        if let Outcome::Closed(_) = record.outcome {
+            self.draw_verifiers(record, parent, events);
+        }
+    }
+
+    fn note_merge(&mut self, record: &RoundRecord, merge: &LastMerge) {
+        let kept = 2 * self.charter().audit.window + 1;
+        let audits = &mut self.core_mut().audits;
+        audits.voids.clear();
+        for entry in &record.merged {
+            if let Some(worked) = audits.works.get_mut(&entry.peer) {
+                worked.last.merged = true;
+            }
+        }
+        for excision in &merge.excisions {
+            let round = excision.of.round;
+            audits
+                .condemned
+                .retain(|(of, peer)| *of != round || !excision.peers.contains(peer));
+            if let Some(closed) = audits.merges.iter_mut().find(|closed| closed.round == round) {
+                closed.excised.extend(&excision.peers);
+            }
+        }
+        audits.merges.push(Closed {
+            round: merge.round,
+            base: merge.base,
+            terms: merge.terms.clone(),
+            plan: merge.plan.clone(),
+            excised: Vec::new(),
+        });
+        audits
+            .merges
+            .retain(|closed| closed.round.0.saturating_add(kept) > record.round.0);
+        let merges = &audits.merges;
+        audits
+            .condemned
+            .retain(|(of, _)| merges.iter().any(|closed| closed.round == *of));
+    }
+
+    fn note_void(&mut self, record: &RoundRecord) {
+        let beacon = self.round().beacon;
+        let voids = &mut self.core_mut().audits.voids;
+        voids.push(Voided {
+            round: record.round,
+            beacon,
+            roster: record.roster.clone(),
+            terms: record.terms.clone(),
+        });
+        let surplus = voids.len().saturating_sub(VOIDS_MAX);
+        voids.drain(..surplus);
+    }
+
+    fn lapse(&mut self, round: Round, events: &mut Vec<Event>) {
+        let window = self.charter().audit.window;
+        let late = |case: &Case| round.0 >= case.since.0.saturating_add(window);
+        let cases = &mut self.core_mut().audits.cases;
+        cases.retain(|(of, peer), case| {
+            if late(case) {
+                events.push(Event::AuditLapsed {
+                    round: *of,
+                    peer: *peer,
+                    verifier: case.verifier,
+                });
+            }
+            !late(case)
+        });
+    }
+
+    fn draw_juries(&mut self, round: Round, parent: Hash, events: &mut Vec<Event>) {
+        let accused: Vec<(Round, PeerId)> = (self.core().audits.cases.iter())
+            .filter(|(_, case)| case.accusation.is_some() && case.jury.is_empty())
+            .map(|(key, _)| *key)
+            .collect();
+        let size = self.charter().audit.jury as usize;
+        for (of, peer) in accused {
+            let mut jury = self.in_order((parent, of, peer), |other| *other != peer);
+            jury.truncate(size);
+            jury.sort_unstable();
+            if jury.len() < JURY_MIN as usize {
+                continue; // it lapses, unless enough come back
+            }
+            if let Some(case) = self.core_mut().audits.cases.get_mut(&(of, peer)) {
+                (case.jury, case.since) = (jury.clone(), round);
+            }
+            events.push(Event::JuryDrawn { round: of, peer, jury });
+        }
+    }
+
+    fn draw_verifiers(&mut self, record: &RoundRecord, parent: Hash, events: &mut Vec<Event>) {
+        let round = record.round;
+        if self.active().len() <= JURY_MIN as usize {
+            return; // nobody could be judged
+        }
+        for entry in &record.merged {
+            let peer = entry.peer;
+            let worked = self.core().audits.works.get(&peer);
+            let Some(worked) = worked.filter(|worked| worked.can_be_done_again()).cloned() else {
+                continue;
+            };
+            if !self.is_drawn(&peer, round, parent) {
+                continue;
+            }
+            let founded = |other: &PeerId| {
+                let known = self.core().peers.get(other);
+                *other != peer && known.is_some_and(|known| known.unfounded < UNFOUNDED_MAX)
+            };
+            let Some(verifier) = self.in_order((parent, round, peer), founded).first().copied() else {
+                continue;
+            };
+            let case = Case {
+                worked,
+                since: round,
+                verifier,
+                accusation: None,
+                jury: Vec::new(),
+                findings: BTreeMap::new(),
+            };
+            self.core_mut().audits.cases.insert((round, peer), case);
+            events.push(Event::AuditDrawn { round, peer, verifier });
+        }
+    }
+
+    fn is_drawn(&self, peer: &PeerId, round: Round, parent: Hash) -> bool {
+        let (audit, known) = (&self.charter().audit, self.core().peers.get(peer));
+        let Some(known) = known.filter(|known| known.standing == Standing::Active) else {
+            return false;
+        };
+        let ticket = lot(&(self.core().genesis, parent, round, peer, "drawn"));
+        let below = u128::from(ticket) * u128::from(Nano::ONE.0) >> u64::BITS;
+        known.proven <= audit.newcomer || below < u128::from(audit.share.0)
+    }
+
+    /// Who takes part and fits, in the order of their lots.
+    fn in_order(&self, (parent, round, peer): (Hash, Round, PeerId), fits: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+        let genesis = self.core().genesis;
+        let mut lots: Vec<(u64, PeerId)> = (self.active().into_iter())
+            .filter(|other| fits(other))
+            .map(|other| (lot(&(genesis, parent, round, peer, other)), other))
+            .collect();
+        lots.sort_unstable();
+        lots.into_iter().map(|(_, other)| other).collect()
+    }
+}
+
+fn lot(of: &impl BorshSerialize) -> u64 {
+    let hash = Hash::of(Domain::Lottery, &encode(of));
+    hash.0
+        .iter()
+        .take(8)
+        .fold(0u64, |word, byte| word << 8 | u64::from(*byte))
+}

@@ -1,0 +1,290 @@
+//! Merged contributions are made again: who is asked, who decides, and what follows.
+
+mod world;
+
+use atoll_ledger::{Case, Event, Refusal, Standing};
+use atoll_protocol::{Action, Audit, Finding, Hash, InnerSteps, Nano, Round, charter::Charter, transaction::States};
+use world::World;
+
+const ALL: [usize; 4] = [0, 1, 2, 3];
+const APART: Finding = Finding::Apart {
+    billionths: 500_000_000,
+};
+
+fn everything(charter: &mut Charter) {
+    charter.round.rounds = 40;
+    charter.audit = Audit {
+        share: Nano::ONE,
+        window: 2,
+        probation: 3,
+        tolerance: Nano(10_000_000),
+        ..Audit::NONE
+    };
+}
+
+fn world() -> World {
+    let mut world = World::under(4, everything);
+    world.join_all();
+    world
+}
+
+fn case(world: &World, round: u32, author: usize) -> Option<&Case> {
+    world.state.core().audits.cases.get(&(Round(round), world.peer(author)))
+}
+
+fn verifier(world: &World, round: u32, author: usize) -> usize {
+    world.who(&case(world, round, author).unwrap().verifier)
+}
+
+fn standing(world: &World, who: usize) -> Standing {
+    world.state.core().peers[&world.peer(who)].standing
+}
+
+/// Accused in round 0, judged after round 1.
+fn judged(author: usize, finding: Finding) -> (World, usize) {
+    let mut world = world();
+    world.round(&ALL, 1);
+    let accuser = verifier(&world, 0, author);
+    world.verdict(accuser, (Round(0), author), finding).unwrap();
+    world.round(&ALL, 2);
+    (world, accuser)
+}
+
+#[test]
+fn whom_the_verifier_confirms_is_left_alone() {
+    let mut world = world();
+    world.round(&ALL, 1);
+    for author in ALL {
+        let verifier = verifier(&world, 0, author);
+        assert_ne!(verifier, author);
+        let other = ALL.into_iter().find(|other| *other != verifier).unwrap();
+        let refused = world.verdict(other, (Round(0), author), Finding::Same);
+        assert!(matches!(refused, Err(Refusal::NotAsked { .. })), "{refused:?}");
+        let near = Finding::Apart { billionths: 10_000_000 };
+        let finding = [Finding::Same, near][author % 2];
+        world.verdict(verifier, (Round(0), author), finding).unwrap();
+        assert!(case(&world, 0, author).is_none());
+        let again = world.verdict(verifier, (Round(0), author), finding);
+        assert!(matches!(again, Err(Refusal::NotAsked { .. })), "{again:?}");
+    }
+    assert!(ALL.iter().all(|who| standing(&world, *who) == Standing::Active));
+}
+
+#[test]
+fn who_is_found_guilty_is_out_for_a_while_and_taken_out_of_the_parameters() {
+    let (mut world, accuser) = judged(2, APART);
+    let jury = case(&world, 0, 2).unwrap().jury.clone();
+    assert_eq!(jury.iter().map(|peer| world.who(peer)).collect::<Vec<_>>(), [0, 1, 3]);
+    world.verdict(accuser, (Round(0), 2), APART).unwrap();
+    assert_eq!(standing(&world, 2), Standing::Active, "one of three is no quorum");
+    let second = [0, 1, 3].into_iter().find(|who| *who != accuser).unwrap();
+    world.verdict(second, (Round(0), 2), Finding::Missing).unwrap();
+    // it is round 2 now; three rounds of probation
+    assert_eq!(standing(&world, 2), Standing::Suspended(Round(6)));
+    let conviction = &world.state.core().audits.convictions[&world.peer(2)];
+    assert_eq!((conviction.round, conviction.judged), (Round(0), world.peer(2)));
+    assert_eq!(conviction.findings.len(), 2);
+    assert!(
+        case(&world, 1, 2).is_none(),
+        "nothing of it needs to be looked at any more"
+    );
+
+    let culprit = world.peer(2);
+    world.round(&[0, 1, 3], 3);
+    let record = world.last_record().clone();
+    let taken: Vec<_> = record
+        .excisions
+        .iter()
+        .map(|out| (out.of.round.0, out.since.len()))
+        .collect();
+    assert_eq!(taken, [(0, 2), (1, 1)], "what it sent since stands on what it made up");
+    assert!(record.excisions.iter().all(|out| out.peers == [culprit]));
+    assert_eq!(record.excisions[0].since, [(None, InnerSteps(4)); 2]);
+    let last = world.state.core().last_merge.clone().unwrap();
+    assert_eq!(last.excisions, record.excisions, "who merges late takes it out too");
+    let audits = &world.state.core().audits;
+    assert!(audits.condemned.is_empty());
+    assert_eq!(audits.merges[0].excised, [culprit]);
+    world.round(&[0, 1, 3], 4);
+    assert!(world.last_record().excisions.is_empty(), "once is enough");
+
+    let early = world.say(2, Action::Join { sequence: 1 });
+    assert!(
+        matches!(early, Err(Refusal::Suspended { back: Round(6), .. })),
+        "{early:?}"
+    );
+    world.round(&[0, 1, 3], 5);
+    world.round(&[0, 1, 3], 6);
+    world.say(2, Action::Join { sequence: 1 }).unwrap();
+    assert_eq!(standing(&world, 2), Standing::Active);
+}
+
+#[test]
+fn the_second_time_is_for_good() {
+    let (mut world, _) = judged(2, APART);
+    let guilty = |world: &mut World, round| {
+        for who in [0, 1, 3] {
+            let _ = world.verdict(who, (Round(round), 2), APART); // the third comes too late
+        }
+    };
+    guilty(&mut world, 0);
+    (3..7).for_each(|theta| world.round(&[0, 1, 3], theta));
+    world.say(2, Action::Join { sequence: 1 }).unwrap();
+    world.round(&[0, 1, 3], 7); // its roster was fixed before
+    let again = world.state.round().number;
+    world.round(&ALL, 8);
+    let accuser = verifier(&world, again.0, 2);
+    world.verdict(accuser, (again, 2), Finding::Missing).unwrap();
+    world.round(&ALL, 9);
+    guilty(&mut world, again.0);
+    assert_eq!(standing(&world, 2), Standing::Excluded);
+    assert!(matches!(
+        world.say(2, Action::Join { sequence: 2 }),
+        Err(Refusal::Excluded(_))
+    ));
+}
+
+#[test]
+fn who_accuses_wrongly_is_guilty_unless_it_only_missed_something() {
+    for (finding, expected) in [
+        (APART, Standing::Suspended(Round(6))),
+        (Finding::Missing, Standing::Active),
+    ] {
+        let (mut world, accuser) = judged(2, finding);
+        let honest = [0, 1, 3].into_iter().filter(|who| *who != accuser);
+        for who in honest {
+            world.verdict(who, (Round(0), 2), Finding::Same).unwrap();
+        }
+        assert_eq!(standing(&world, 2), Standing::Active);
+        assert_eq!(standing(&world, accuser), expected);
+        assert!(world.state.core().audits.condemned.is_empty());
+        let acquitted = |event: &Event| matches!(event, Event::Acquitted { round: Round(0), .. });
+        assert!(world.events.iter().any(acquitted));
+        let unfounded = world.state.core().peers[&world.peer(accuser)].unfounded;
+        assert_eq!(unfounded, u32::from(finding == Finding::Missing));
+    }
+}
+
+#[test]
+fn what_nobody_looks_at_lapses() {
+    let mut world = world();
+    (1..=2).for_each(|theta| world.round(&ALL, theta));
+    assert!(case(&world, 0, 0).is_some());
+    world.round(&ALL, 3);
+    assert!(case(&world, 0, 0).is_none());
+    let lapsed = |event: &&Event| matches!(event, Event::AuditLapsed { round: Round(0), .. });
+    assert_eq!(world.events.iter().filter(lapsed).count(), 4);
+    assert_eq!(
+        world.state.core().audits.cases.len(),
+        8,
+        "no more than the window holds"
+    );
+    (4..12).for_each(|theta| world.round(&ALL, theta));
+    assert_eq!(world.state.core().audits.merges.len(), 5);
+}
+
+#[test]
+fn a_share_is_drawn_and_all_of_a_newcomer() {
+    let mut world = World::under(4, |charter| {
+        everything(charter);
+        charter.round.rounds = 100;
+        charter.audit.share = Nano(125_000_000);
+        charter.audit.newcomer = 2;
+    });
+    world.join_all();
+    (0..100).for_each(|theta| world.round(&ALL, theta));
+    let drawn = |rounds: std::ops::Range<u32>| {
+        let of = |event: &&Event| matches!(event, Event::AuditDrawn { round, .. } if rounds.contains(&round.0));
+        world.events.iter().filter(of).count()
+    };
+    assert_eq!(drawn(0..2), 8);
+    let later = drawn(2..100);
+    assert!(
+        (25..=73).contains(&later),
+        "{later} of 392: an eighth is 49, four deviations are 26"
+    );
+}
+
+#[test]
+fn with_fewer_than_four_nobody_is_judged() {
+    let mut world = World::under(3, everything);
+    world.join_all();
+    world.round(&[0, 1, 2], 1);
+    assert!(world.state.core().audits.cases.is_empty());
+}
+
+#[test]
+fn a_state_follows_on_the_last_or_on_nothing() {
+    let mut world = world();
+    world.round(&ALL, 1);
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    let states = |opening, closing| States { opening, closing };
+    let (last, new) = (world.closing[0], Hash([3; 32]));
+    for (states, right) in [
+        (states(Hash([4; 32]), new), false),
+        (states(last, Hash::ZERO), false),
+        (States::NONE, false),
+        (states(Hash::ZERO, new), true),
+    ] {
+        let reveal = atoll_protocol::transaction::Reveal {
+            states,
+            ..world.reveal_of(0)
+        };
+        let said = world.reveal_this(0, reveal);
+        assert_eq!(said.is_ok(), right, "{states:?}");
+        assert!(right || matches!(said, Err(Refusal::States { expected, .. }) if expected == last));
+    }
+    assert!(world.state.core().audits.works[&world.peer(0)].before.is_none());
+    world.reveal(1).unwrap();
+    assert!(world.state.core().audits.works[&world.peer(1)].before.is_some());
+}
+
+#[test]
+fn without_audits_no_state_is_named_and_nothing_kept() {
+    let mut world = World::new(4);
+    world.join_all();
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    let mut reveal = world.reveal_of(0);
+    reveal.states.closing = Hash([1; 32]);
+    assert!(matches!(world.reveal_this(0, reveal), Err(Refusal::States { .. })));
+    world.reveal(0).unwrap();
+    assert_eq!(world.state.core().audits, Default::default());
+}
+
+#[test]
+fn what_is_sent_again_after_a_void_round_is_the_same_work() {
+    let mut world = world();
+    world.round(&ALL, 1);
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    let sent = world.reveal_of(0);
+    ALL.iter().for_each(|who| world.reveal(*who).unwrap());
+    ALL.iter().for_each(|who| world.check(*who, &[]).unwrap());
+    (0..3).for_each(|who| world.root(who, 10 + who as u8).unwrap());
+    assert_eq!(world.state.round().number, Round(2), "the roots differ");
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    let again = atoll_protocol::transaction::Reveal {
+        round: Round(2),
+        ..sent.clone()
+    };
+    let mut other = again.clone();
+    other.states.closing = Hash([9; 32]);
+    assert!(world.reveal_this(0, other).is_err());
+    world.reveal_this(0, again).unwrap();
+    let worked = world.state.core().audits.works[&world.peer(0)].clone();
+    assert_eq!(worked.last.reveal.round, Round(2));
+    let assigned = worked.last.assigned.unwrap();
+    let void = world.events.iter().find_map(|event| match event {
+        Event::RoundOpened {
+            round: Round(1),
+            beacon,
+            ..
+        } => Some(*beacon),
+        _ => None,
+    });
+    assert_eq!(
+        Some(assigned.share.beacon),
+        void,
+        "the rows are those of the void round"
+    );
+    assert_eq!(worked.before.unwrap().reveal.trained, Round(0));
+}
