@@ -507,7 +507,7 @@ impl State {
             return false;
         };
         let ticket = lot(&(self.core().genesis, parent, round, peer, "drawn"));
-        let below = u128::from(ticket) * u128::from(Nano::ONE.0) >> u64::BITS;
+        let below = (u128::from(ticket) * u128::from(Nano::ONE.0)) >> u64::BITS;
         known.proven <= audit.newcomer || below < u128::from(audit.share.0)
     }
 

@@ -210,14 +210,11 @@ impl State {
         }
         self.check_origin(reveal)?;
         self.check_work(reveal)?;
-        match self.core().sent.get(&reveal.blob).filter(|author| **author != peer) {
-            Some(author) => {
-                return Err(Refusal::NotItsOwn {
-                    blob: reveal.blob,
-                    author: *author,
-                });
-            }
-            None => {}
+        if let Some(author) = self.core().sent.get(&reveal.blob).filter(|author| **author != peer) {
+            return Err(Refusal::NotItsOwn {
+                blob: reveal.blob,
+                author: *author,
+            });
         }
         self.check_states(&peer, reveal)?;
         self.note_work(peer, reveal);

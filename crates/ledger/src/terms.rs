@@ -151,7 +151,7 @@ impl Terms {
             Compression::Fixed(_) => {}
             Compression::Auto { feedback } => {
                 let left = charter.round.rounds.saturating_sub(round.next().0).max(1);
-                let rung = next_rung(rung_of(&self.codec), (left, charter.round.rounds), &observed);
+                let rung = next_rung(rung_of(&self.codec), (left, charter.round.rounds), observed);
                 next.codec = on_rung(rung, *feedback);
             }
             Compression::EffectiveRank { .. } if observed.rank_milli == 0 => {} // no matrix is worth it
