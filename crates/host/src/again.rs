@@ -12,6 +12,11 @@ use atoll_protocol::{
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// What fails for reasons of this node's own.
+#[derive(Debug, thiserror::Error)]
+#[error("the rows cannot be read here")]
+pub(crate) struct Local;
+
 /// Everything that making a contribution again needs.
 pub(crate) struct Material {
     /// What was revealed, and what before.
@@ -107,7 +112,7 @@ pub(crate) fn again(
             let ahead = stood.go_ahead(from, &local, &contribution, of)?;
             inner.learner.write(ahead.start())?;
             for step in 0..steps.0 {
-                let batch = inner.batch(rows, then.steps.0 + step)?;
+                let batch = inner.batch(rows, then.steps.0 + step).context(Local)?;
                 let global = then.first_step + u64::from(then.steps.0 + step);
                 inner.step(&batch, global)?;
             }
@@ -116,7 +121,7 @@ pub(crate) fn again(
     };
     inner.learner.write(&begin)?;
     for step in first..reveal.steps.0 {
-        let batch = inner.batch(share, step)?;
+        let batch = inner.batch(share, step).context(Local)?;
         inner.step(&batch, terms.first_step + u64::from(step))?;
     }
     let local = inner.learner.read();

@@ -130,6 +130,7 @@ impl World {
                 share,
                 terms,
                 kib_micros,
+                standing,
             } => {
                 self.stop_training = Arc::default();
                 self.order(Order::Train(Training {
@@ -137,12 +138,19 @@ impl World {
                     share,
                     terms,
                     kib_micros,
+                    standing,
                     stop: self.stop_training.clone(),
                 }));
             }
             Effect::Abort => self.stop_training.store(true, Ordering::Relaxed),
             Effect::Fetch { peer, reveal, codec } => self.fetch(peer, reveal, codec),
-            Effect::Merge { round, plan, terms } => self.merge(round, plan, terms),
+            Effect::Merge {
+                round,
+                plan,
+                terms,
+                excisions,
+            } => self.merge(round, plan, terms, excisions),
+            Effect::Replay(case) => self.replay(*case)?,
             Effect::Advance(roots) => self.order(Order::Advance(roots)),
             Effect::Discard => {
                 self.stop_merging();
@@ -173,6 +181,11 @@ impl World {
         }
         if record.merged.iter().any(|entry| entry.peer == self.source.me) {
             self.order(Order::Settle(record.round));
+        }
+        if self.source.charter.audit.is_on() {
+            let kept = 2 * self.source.charter.audit.window + 2;
+            let first = Round(record.round.0.saturating_sub(kept));
+            self.source.blobs.collect_states(first).await?;
         }
         self.keep_base().await
     }
@@ -211,14 +224,28 @@ impl World {
         self.fetches.push(fetch);
     }
 
-    fn merge(&mut self, round: Round, plan: Vec<Planned>, terms: Terms) {
+    fn merge(&mut self, round: Round, plan: Vec<Planned>, terms: Terms, excisions: Vec<Excision>) {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         let Some(orders) = self.orders.clone() else { return };
         self.stop_merging();
         let task = self.tasks.spawn(async move {
-            match source.plan_blobs(round, &plan).await {
-                Ok(blobs) => {
-                    let _ = orders.send(Order::Merge(round, plan, terms, blobs));
+            let fetched = async {
+                let mut taken_out = Vec::with_capacity(excisions.len());
+                for excision in excisions {
+                    let blobs = source.plan_blobs(excision.of.round, &plan_of(&excision)).await?;
+                    taken_out.push((excision, blobs));
+                }
+                Ok::<_, BlobsError>((source.plan_blobs(round, &plan).await?, taken_out))
+            };
+            match fetched.await {
+                Ok((blobs, excisions)) => {
+                    let _ = orders.send(Order::Merge(Merger {
+                        round,
+                        plan,
+                        blobs,
+                        terms,
+                        excisions,
+                    }));
                 }
                 Err(error) => {
                     let _ = inputs.send(Input::MergeFailed {

@@ -15,7 +15,7 @@ pub(crate) struct Inner {
     charter: Arc<Charter>,
     genesis: Hash,
     pub(crate) learner: BurnLearner,
-    dataset: Dataset,
+    dataset: Arc<Dataset>,
 }
 
 /// Which replicas' held-out rows to read.
@@ -26,7 +26,7 @@ pub(crate) struct HeldOut {
 }
 
 impl Inner {
-    pub(crate) fn new(charter: Arc<Charter>, dataset: Dataset) -> anyhow::Result<Self> {
+    pub(crate) fn new(charter: Arc<Charter>, dataset: Arc<Dataset>) -> anyhow::Result<Self> {
         let learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::default())?;
         Ok(Self {
             genesis: charter.genesis(),

@@ -19,6 +19,7 @@ pub mod network;
 mod own_state;
 pub mod private;
 pub mod record;
+mod replayer;
 pub mod report;
 pub mod run;
 pub mod seal;

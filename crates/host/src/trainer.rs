@@ -12,7 +12,9 @@ use self::{
 use crate::{
     blobs::{Blobs, Keep},
     folder::Folder,
-    merging::{apply_plan, read_plan, state_of},
+    inner::{HeldOut, Inner},
+    merging::{apply_plan, read_plan, state_of, take_out},
+    own_state::OwnState,
     private::Private,
 };
 use anyhow::{Context as _, bail};
@@ -22,8 +24,7 @@ use atoll_learner::{
     learning_rate,
 };
 use atoll_ledger::{
-    Planned, Roots, Terms,
-    assign::{Purpose, Share},
+    Excision, Planned, Roots, Terms, Work, assign::Share,
 };
 use atoll_node::Contribution as Done;
 use atoll_outer::{
@@ -64,6 +65,21 @@ pub enum Order {
     Adopt(Roots, Bytes, Option<Bytes>),
     /// Write the checkpoint of θ after this round.
     Checkpoint(Round),
+}
+
+/// A round to merge.
+#[derive(Debug)]
+pub struct Merger {
+    /// Which.
+    pub round: Round,
+    /// In this order.
+    pub plan: Vec<Planned>,
+    /// The plan's blobs.
+    pub blobs: Vec<Bytes>,
+    /// How contributions are encoded, and the outer step.
+    pub terms: Terms,
+    /// What is taken out after the step, with the blobs that this needs.
+    pub excisions: Vec<(Excision, Vec<Bytes>)>,
 }
 
 /// A round to train.
@@ -159,7 +175,7 @@ pub struct Parts {
     /// Its blobs.
     pub blobs: Blobs,
     /// The corpus.
-    pub dataset: Dataset,
+    pub dataset: Arc<Dataset>,
     /// `tokenizer.json`.
     pub tokenizer: Tokenizer,
     /// θ and its roots as the ledger writes them.
@@ -455,8 +471,9 @@ impl Trainer {
         })
     }
 
-    fn merge(&mut self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<()> {
-        match self.merged(plan, terms, blobs) {
+    fn merge(&mut self, merger: Merger) -> anyhow::Result<()> {
+        let round = merger.round;
+        match self.merged(merger) {
             Ok(Merged {
                 state,
                 judgement,
@@ -481,9 +498,10 @@ impl Trainer {
         Ok(())
     }
 
-    fn merged(&mut self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<Merged> {
+    fn merged(&mut self, merger: Merger) -> anyhow::Result<Merged> {
+        let Merger { plan, terms, blobs, .. } = merger;
         let base = self.replica.roots().0;
-        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
+        let contributions = read_plan(&plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
         if let Some(lie) = &mut self.lie {
             let others = plan
                 .iter()
@@ -491,12 +509,12 @@ impl Trainer {
                 .filter(|(entry, _)| entry.peer != self.me);
             lie.see(others.map(|(_, contribution)| contribution))?;
         }
-        apply_plan(
-            self.replica.outer(),
-            plan,
-            &contributions,
-            (&self.charter, &self.layout, terms),
-        )
+        let of = (&*self.charter, &*self.layout);
+        let mut merged = apply_plan(self.replica.outer(), &plan, &contributions, (of.0, of.1, &terms))?;
+        for (excision, blobs) in merger.excisions {
+            merged.state = take_out(&merged.state, &excision, blobs, of)?;
+        }
+        Ok(merged)
     }
 
     fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
