@@ -36,6 +36,11 @@ impl Inner {
         })
     }
 
+    /// The corpus.
+    pub(crate) fn dataset(&self) -> Arc<Dataset> {
+        self.dataset.clone()
+    }
+
     /// Inner steps of the run.
     pub(crate) fn budget(&self) -> u64 {
         let rules = &self.charter.round;

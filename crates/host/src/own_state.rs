@@ -38,6 +38,12 @@ impl OwnState {
         }
     }
 
+    /// The most bytes that one of a model can have: a sum, two moments, weights, and what the low-rank codec goes on
+    /// from, which is less than the model.
+    pub(crate) fn bytes_max(layout: &Layout) -> u64 {
+        FRAME_BYTES_MAX + 5 * 4 * layout.parameters as u64
+    }
+
     /// Its blob.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         encode(self)

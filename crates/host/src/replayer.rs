@@ -10,7 +10,7 @@ use atoll_learner::data::Dataset;
 use atoll_ledger::Case;
 use atoll_node::Input;
 use atoll_outer::Contribution;
-use atoll_protocol::{Charter, Finding, Layout};
+use atoll_protocol::{Charter, Finding, Layout, PeerId};
 use bytes::Bytes;
 use std::{
     sync::{Arc, mpsc},
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc as channel, oneshot};
 
 /// One contribution to make again.
 pub(crate) struct Task {
+    pub(crate) author: PeerId,
     pub(crate) case: Case,
     pub(crate) material: Material,
     /// What was sent.
@@ -44,7 +45,7 @@ impl Replayer {
             for task in tasks {
                 let (round, peer) = {
                     let reveal = &task.case.worked.last.reveal;
-                    (reveal.round, task.case.worked.author)
+                    (reveal.round, task.author)
                 };
                 match self.carry_out(&mut inner, task) {
                     Ok(finding) => {
@@ -72,6 +73,7 @@ impl Replayer {
             material,
             sent,
             closing,
+            ..
         } = task;
         let work = &case.worked.last;
         let nothing = Finding::Apart { billionths: u64::MAX };

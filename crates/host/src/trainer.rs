@@ -236,6 +236,11 @@ impl Trainer {
         self.replica.pending().map(|pending| &pending.reveal)
     }
 
+    /// The corpus.
+    pub(crate) fn dataset(&self) -> Arc<Dataset> {
+        self.inner.dataset()
+    }
+
     /// Runs until the orders end.
     pub fn spawn(mut self, orders: mpsc::Receiver<Order>) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("trainer".into()).spawn(move || {

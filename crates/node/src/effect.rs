@@ -124,8 +124,8 @@ pub enum Effect {
         /// What is taken out of θ after the step.
         excisions: Vec<Excision>,
     },
-    /// Make a merged contribution again, beside everything else, and report [`Input::Replayed`].
-    Replay(Box<Case>),
+    /// Make this peer's merged contribution again, beside everything else, and report [`Input::Replayed`].
+    Replay(PeerId, Box<Case>),
     /// The merged copy is θ from now on.
     Advance(Roots),
     /// The merge asked for last is void: drop the copy, or the work on it.

@@ -137,7 +137,8 @@ impl Node {
         self.replaying.retain(|key| cases.contains_key(key));
         for (key, case) in cases {
             if case.waits_for(&self.me) && self.replaying.insert(*key) {
-                out.push(Effect::Replay(Box::new(case.clone())));
+                let (_, author) = key;
+                out.push(Effect::Replay(*author, Box::new(case.clone())));
             }
         }
     }
