@@ -1,9 +1,14 @@
 //! Training ahead: where it starts from, and where it comes back to.
 
-use atoll_outer::{Contribution, ErrorFeedback, Input, OuterRule, OuterState, Replica, robust::judge::Candidate};
+use atoll_outer::{
+    Contribution, ErrorFeedback, Input, Merging, OuterRule, OuterState, Replica, TakenBack, encode,
+    replica::{merged, take_back},
+    robust::judge::Candidate,
+};
 use atoll_protocol::{
-    Charter, InnerSteps, Layout, Nano, PeerId, Round, Tokens,
+    Charter, Hash, InnerSteps, Layout, Nano, PeerId, Round, Tokens,
     charter::{Codec, OuterOptimizer},
+    robust::Weighing,
     tiny_charter,
     transaction::AheadFrom,
 };
@@ -85,6 +90,79 @@ fn where_all_do_the_same_in_every_round_what_is_expected_comes() {
             replica.put_beside(merged, roots);
             replica.advance(roots).unwrap();
         }
+    }
+}
+
+/// The contributions of a round that has the number `round`, each of its own direction; those of `who` alone.
+fn contributions(layout: &Layout, round: u8, who: &[u8]) -> Vec<(u8, Contribution)> {
+    let of = |i: &u8| {
+        let value = |at: usize| ((at * (3 + usize::from(*i)) + usize::from(round)) % 17) as f32 / 64.0 - 0.125;
+        let values: Vec<f32> = (0..layout.parameters).map(value).collect();
+        let blob = encode(&values, &Codec::Dense, layout, &Hash::ZERO).unwrap();
+        (
+            *i,
+            Contribution::read(blob, layout, &Codec::Dense, &Hash::ZERO).unwrap(),
+        )
+    };
+    who.iter().map(of).collect()
+}
+
+fn inputs(contributions: &[(u8, Contribution)]) -> Vec<Input<'_>> {
+    let mut inputs = Vec::new();
+    for (i, contribution) in contributions {
+        let (replica, order) = (u16::from(*i), u32::from(*i));
+        inputs.push(Input {
+            peer: PeerId([*i; 32]),
+            tokens: Tokens(1),
+            candidate: Candidate { replica, order },
+            contribution,
+        });
+    }
+    inputs
+}
+
+#[test]
+fn who_is_taken_out_of_a_round_was_never_in_it() {
+    let outer = OuterOptimizer::Nesterov {
+        lr: Nano(700_000_000),
+        momentum: Nano(800_000_000),
+        warmup: 0,
+    };
+    let mut charter = charter(&outer);
+    charter.robust.rule = Weighing::GeometricMedian;
+    charter.robust.clip = true;
+    let layout = Layout::of(&charter.model);
+    let rule = |steps| OuterRule::of(&charter, outer.momentum_in(Round(0)), InnerSteps(steps));
+    let merging = |steps| Merging {
+        layout: &layout,
+        robust: &charter.robust,
+        usual_norm_micro: None,
+        rule: rule(steps),
+    };
+    let all: Vec<u8> = (0..5).collect();
+    let run = |first: &[u8]| {
+        let mut state = OuterState::new(vec![0.5; layout.parameters], &outer);
+        for (round, steps) in [4, 2, 4].into_iter().enumerate() {
+            let who = if round == 0 { first } else { &all };
+            let sent = contributions(&layout, round as u8, who);
+            state = merged(&state, &inputs(&sent), merging(steps)).unwrap().state;
+        }
+        state
+    };
+    let (with, sent) = (run(&all), contributions(&layout, 0, &all));
+    for culprits in [&[1u8][..], &[0, 4]] {
+        let peers: Vec<PeerId> = culprits.iter().map(|i| PeerId([*i; 32])).collect();
+        let left: Vec<u8> = all.iter().filter(|i| !culprits.contains(i)).copied().collect();
+        let taken = TakenBack {
+            inputs: &inputs(&sent),
+            peers: &peers,
+            merging: merging(4),
+            since: &[rule(2), rule(4)],
+        };
+        let (back, without) = (take_back(&with, taken).unwrap(), run(&left));
+        assert!(apart(&back.theta, &without.theta) < 1e-5);
+        assert!(apart(&back.momentum.unwrap(), &without.momentum.unwrap()) < 1e-5);
+        assert!(apart(&with.theta, &without.theta) > 1e-3, "it makes a difference");
     }
 }
 
