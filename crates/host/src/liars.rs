@@ -1,7 +1,7 @@
 //! Who was made to lie, and what the ledger says of them.
 
 use crate::{report::reason, status::History};
-use atoll_ledger::{RoundRecord, Standing};
+use atoll_ledger::{Peer, RoundRecord};
 pub use atoll_outer::attack::Liar;
 use atoll_protocol::PeerId;
 use serde_json::{Value, json};
@@ -50,10 +50,10 @@ pub fn caught(history: &History, liars: &[Liar]) -> Vec<Value> {
     caught.collect()
 }
 
-/// Honest nodes that are excluded: there should be none.
+/// Honest nodes that are excluded or suspended: there should be none.
 pub fn excluded_honest(history: &History, liars: &[Liar]) -> Vec<String> {
     let peers = &history.state.core().peers;
-    let excluded = |key: &PeerId| peers.get(key).is_some_and(|peer| peer.standing == Standing::Excluded);
+    let excluded = |key: &PeerId| peers.get(key).is_some_and(Peer::is_barred);
     let honest = nodes(history, liars)
         .into_iter()
         .filter(|(_, key, liar)| liar.is_none() && excluded(key));
