@@ -52,7 +52,9 @@ impl World {
                     format!("node {node} fetches {}, which nobody made", reveal.blob.short()),
                 ),
             },
-            Effect::Merge { round, plan, terms } => {
+            Effect::Merge {
+                round, plan, terms, ..
+            } => {
                 let ticket = self.ticket();
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.merging = Some(Gathering {
