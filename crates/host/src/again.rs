@@ -18,17 +18,17 @@ use std::sync::Arc;
 pub(crate) struct Local;
 
 /// Everything that making a contribution again needs.
-pub(crate) struct Material {
+pub struct Material {
     /// What was revealed, and what before.
-    pub(crate) worked: Worked,
+    pub worked: Worked,
     /// The state it started from; nothing for a fresh start.
-    pub(crate) opening: Option<Bytes>,
+    pub opening: Option<Bytes>,
     /// The θ that it was made from.
-    pub(crate) base: OuterState,
+    pub base: OuterState,
     /// The contribution before, if it is needed: it was not merged, or steps were taken ahead from it.
-    pub(crate) before: Option<Bytes>,
+    pub before: Option<Bytes>,
     /// The θ that the one before was made from, if it is needed.
-    pub(crate) before_base: Option<OuterState>,
+    pub before_base: Option<OuterState>,
 }
 
 /// What came out.
@@ -95,7 +95,11 @@ pub(crate) fn again(
                 share: rows,
                 terms: then,
             } = assigned(earlier)?;
-            let local = opening.as_ref().map(|opening| opening.local(layout)).transpose()?.flatten();
+            let local = opening
+                .as_ref()
+                .map(|opening| opening.local(layout))
+                .transpose()?
+                .flatten();
             let stood = before_base.unwrap_or_else(|| base.clone());
             let stood_roots = stood.roots();
             let none = ErrorFeedback::new(layout.parameters);
@@ -171,7 +175,8 @@ impl Again {
             contribution.decode_into(&mut values)?;
             Ok(values)
         };
-        let moved = |local: &[f32]| -> Vec<f32> { local.iter().zip(&self.base.theta).map(|(w, theta)| w - theta).collect() };
+        let moved =
+            |local: &[f32]| -> Vec<f32> { local.iter().zip(&self.base.theta).map(|(w, theta)| w - theta).collect() };
         let weights = match closing.local(layout)? {
             Some(theirs) => apart(&moved(&self.local), &moved(&theirs)),
             None => 0.0,

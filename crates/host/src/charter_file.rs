@@ -1,7 +1,7 @@
 //! `charter.toml`: the charter as people write it. Refusals name the line, the value and what is allowed.
 
-mod codec;
 mod audit;
+mod codec;
 mod robust;
 
 use self::{audit::AuditTable, codec::CodecTable, robust::RobustTable};

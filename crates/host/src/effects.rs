@@ -16,8 +16,10 @@ use atoll_ledger::{Case, Excision, Outcome, Planned, Roots, RoundRecord, Terms, 
 use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, OuterState, blob_bytes_max};
 use atoll_protocol::{
-    Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction, charter::Codec,
-    limits::VALUE_MAX, transaction::Reveal,
+    Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction,
+    charter::Codec,
+    limits::VALUE_MAX,
+    transaction::{AheadFrom, Reveal},
 };
 use bytes::Bytes;
 use iroh::Endpoint;
@@ -504,7 +506,10 @@ impl Source {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let providers: Vec<PeerId> = self.charter.keys().collect();
         let mut fetched = Vec::new();
-        for root in [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)].into_iter().flatten() {
+        for root in [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)]
+            .into_iter()
+            .flatten()
+        {
             let keep = Keep::Theta(round);
             fetched.push(self.blobs.fetch(&self.endpoint, &root, size, &providers, &keep).await?);
         }

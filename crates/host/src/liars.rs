@@ -1,6 +1,9 @@
 //! Who was made to lie, and what the ledger says of them.
 
-use crate::{report::{reason, sentence}, status::History};
+use crate::{
+    report::{reason, sentence},
+    status::History,
+};
 use atoll_ledger::{Peer, RoundRecord};
 pub use atoll_outer::attack::Liar;
 use atoll_protocol::PeerId;

@@ -3,7 +3,7 @@
 //! Read in this order: [`run`] is one node's life, `effects` what the machine's effects do to the
 //! world, [`trainer`] the thread that holds θ, [`audit`] how anyone checks all of it afterwards.
 
-mod again;
+pub mod again;
 pub mod audit;
 pub mod blobs;
 pub mod charter_file;
@@ -19,7 +19,7 @@ pub mod network;
 mod own_state;
 pub mod private;
 pub mod record;
-mod replayer;
+pub mod replayer;
 pub mod report;
 pub mod run;
 pub mod seal;

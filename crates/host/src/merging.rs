@@ -92,7 +92,9 @@ pub fn take_out(
     let (of, plan) = (&excision.of, plan_of(excision));
     let read = read_plan(&plan, blobs, charter, layout, (&of.terms.codec, &of.base.theta))?;
     let since = excision.since.iter();
-    let since: Vec<OuterRule> = since.map(|(momentum, steps)| OuterRule::of(charter, *momentum, *steps)).collect();
+    let since: Vec<OuterRule> = since
+        .map(|(momentum, steps)| OuterRule::of(charter, *momentum, *steps))
+        .collect();
     let taken = TakenBack {
         inputs: &inputs(&plan, &read),
         peers: &excision.peers,

@@ -1,13 +1,9 @@
 //! What a replica goes on from, and must show to whoever makes its contribution again: error feedback, the inner
 //! optimizer's moments and, where steps are taken ahead, its weights when it sent.
 
+use anyhow::{Context as _, bail};
 use atoll_outer::{theta_bytes, theta_from_bytes};
-use atoll_protocol::{
-    Charter, Hash, Layout,
-    charter::{InnerOptimizer, Overlap},
-    encode,
-};
-use anyhow::bail;
+use atoll_protocol::{Charter, Layout, charter::Overlap, decode, encode};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 const VERSION: u32 = 1;
@@ -51,9 +47,12 @@ impl OwnState {
 
     /// Reads it.
     pub(crate) fn from_bytes(bytes: &[u8]) -> anyhow::Result<Self> {
-        let state = Self::try_from_slice(bytes)?;
+        let state: Self = decode(bytes, bytes.len()).context("these bytes are no replica's state")?;
         if state.version != VERSION {
-            bail!("a replica's state of version {}; this program reads {VERSION}", state.version);
+            bail!(
+                "a replica's state of version {}; this program reads {VERSION}",
+                state.version
+            );
         }
         Ok(state)
     }
@@ -61,6 +60,8 @@ impl OwnState {
     /// w, where it is there.
     pub(crate) fn local(&self, layout: &Layout) -> anyhow::Result<Option<Vec<f32>>> {
         let local = self.local.as_deref();
-        Ok(local.map(|bytes| theta_from_bytes(bytes, layout.parameters)).transpose()?)
+        Ok(local
+            .map(|bytes| theta_from_bytes(bytes, layout.parameters))
+            .transpose()?)
     }
 }

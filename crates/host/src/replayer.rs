@@ -19,27 +19,34 @@ use std::{
 use tokio::sync::{mpsc as channel, oneshot};
 
 /// One contribution to make again.
-pub(crate) struct Task {
-    pub(crate) author: PeerId,
-    pub(crate) case: Case,
-    pub(crate) material: Material,
+pub struct Task {
+    /// Whose.
+    pub author: PeerId,
+    /// As the ledger has it.
+    pub case: Case,
+    /// What it was made from.
+    pub material: Material,
     /// What was sent.
-    pub(crate) sent: Bytes,
+    pub sent: Bytes,
     /// Asks for the state that its author goes on from, which is needed only where something else came out.
-    pub(crate) closing: oneshot::Sender<oneshot::Sender<Option<Bytes>>>,
+    pub closing: oneshot::Sender<oneshot::Sender<Option<Bytes>>>,
 }
 
 /// What the thread works with.
-pub(crate) struct Replayer {
-    pub(crate) charter: Arc<Charter>,
-    pub(crate) layout: Arc<Layout>,
-    pub(crate) dataset: Arc<Dataset>,
-    pub(crate) inputs: channel::UnboundedSender<Input>,
+pub struct Replayer {
+    /// The rules.
+    pub charter: Arc<Charter>,
+    /// The model's.
+    pub layout: Arc<Layout>,
+    /// The corpus.
+    pub dataset: Arc<Dataset>,
+    /// Where findings go.
+    pub inputs: channel::UnboundedSender<Input>,
 }
 
 impl Replayer {
     /// Runs until the tasks end.
-    pub(crate) fn spawn(self, tasks: mpsc::Receiver<Task>) -> std::io::Result<JoinHandle<()>> {
+    pub fn spawn(self, tasks: mpsc::Receiver<Task>) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("replayer".into()).spawn(move || {
             let mut inner = None;
             for task in tasks {

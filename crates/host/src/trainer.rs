@@ -17,15 +17,12 @@ use crate::{
     own_state::OwnState,
     private::Private,
 };
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use atoll_learner::{
-    BurnLearner, DeviceChoice, LearnError, Learner as _, checkpoint,
-    data::{Dataset, Split, Tokenizer},
-    learning_rate,
+    LearnError, Learner as _, checkpoint,
+    data::{Dataset, Tokenizer},
 };
-use atoll_ledger::{
-    Excision, Planned, Roots, Terms, Work, assign::Share,
-};
+use atoll_ledger::{Excision, Planned, Roots, Terms, Work, assign::Share};
 use atoll_node::Contribution as Done;
 use atoll_outer::{
     Contribution, ErrorFeedback, Merged, OuterState, Pending, Replica, ReplicaError, attack::Liar, theta_bytes,

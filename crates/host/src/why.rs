@@ -1,6 +1,10 @@
 //! What became of a peer's contributions, and why: from the ledger, and weights from the blobs beside it.
 
-use crate::{folder::Folder, report::{reason, sentence}, status::History};
+use crate::{
+    folder::Folder,
+    report::{reason, sentence},
+    status::History,
+};
 use anyhow::bail;
 use atoll_ledger::{Outcome, RoundRecord};
 use atoll_outer::robust::judge::Matrix;

@@ -1,6 +1,6 @@
 //! What goes in and what comes out.
 
-use alloc::{string::String, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use atoll_ledger::{Applied, Case, Excision, Planned, Roots, Terms, Work, assign::Share};
 use atoll_protocol::{
     Action, CheckReason, Finding, Hash, MicroNats, Millis, PeerId, Round,

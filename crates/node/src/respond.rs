@@ -4,10 +4,10 @@ use crate::{
     Contribution, Effect, Node, Notice, Timer,
     machine::{Activity, Merge, Verdict},
 };
-use alloc::{string::String, vec::Vec};
-use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
+use alloc::{boxed::Box, string::String, vec::Vec};
+use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, Work, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Millis, PeerId, RefusedReplica, Round,
+    Action, CheckReason, Finding, Millis, PeerId, RefusedReplica, Round,
     transaction::{Judgement, Reveal, commitment},
 };
 
