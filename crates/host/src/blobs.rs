@@ -119,6 +119,10 @@ pub enum Keep {
     Matrix(Round),
     /// A contribution to a round.
     Contribution(Round, PeerId),
+    /// A replica's state before or after a round.
+    State(Round),
+    /// This node's state after its newest contribution, however long ago that was.
+    OwnState,
     /// This node's newest contribution. Until the next one it stays, however many rounds are collected: it
     /// may have to be added back after a crash.
     Own,
@@ -131,6 +135,8 @@ impl Keep {
             Self::Theta(round) => format!("theta/{:010}/{hash}", round.0),
             Self::Matrix(round) => format!("matrix/{:010}/{hash}", round.0),
             Self::Contribution(round, peer) => format!("contribution/{:010}/{peer}", round.0),
+            Self::State(round) => format!("state/{:010}/{hash}", round.0),
+            Self::OwnState => "own-state".to_string(),
             Self::Own => "own".to_string(),
         }
     }
@@ -316,6 +322,13 @@ impl Blobs {
             let (from, to) = (format!("{kind}/"), format!("{kind}/{:010}", first.0));
             self.store.tags().delete_range(from..to).await.map_err(store_error)?;
         }
+        Ok(())
+    }
+
+    /// Lets go of replicas' states of rounds before `first`.
+    pub async fn collect_states(&self, first: Round) -> Result<(), BlobsError> {
+        let (from, to) = ("state/".to_string(), format!("state/{:010}", first.0));
+        self.store.tags().delete_range(from..to).await.map_err(store_error)?;
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! `charter.toml`: the charter as people write it. Refusals name the line, the value and what is allowed.
 
+mod audit;
 mod codec;
 mod robust;
 
-use self::{codec::CodecTable, robust::RobustTable};
+use self::{audit::AuditTable, codec::CodecTable, robust::RobustTable};
 use atoll_protocol::{
-    Audit, Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
+    Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
     charter::{Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap, RoundRules},
     limits::CHARTER_BYTES_MAX,
 };
@@ -39,6 +40,7 @@ struct File {
     outer: OuterTable,
     codec: CodecTable,
     robust: RobustTable,
+    audit: AuditTable,
     deadlines: DeadlinesTable,
     members: Vec<MemberTable>,
 }
@@ -265,7 +267,7 @@ impl File {
             outer: self.outer.into_optimizer()?,
             compression: self.codec.into_compression()?,
             robust: self.robust.into_robust()?,
-            audit: Audit::NONE, // nodes cannot make contributions again yet
+            audit: self.audit.into_audit()?,
             deadlines: Deadlines {
                 grace: Millis(self.deadlines.grace_ms),
                 reveal: Millis(self.deadlines.reveal_ms),
@@ -442,6 +444,7 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
         },
         codec: CodecTable::of(&charter.compression),
         robust: RobustTable::of(&charter.robust),
+        audit: AuditTable::of(&charter.audit),
         deadlines: DeadlinesTable {
             grace_ms: charter.deadlines.grace.0,
             reveal_ms: charter.deadlines.reveal.0,

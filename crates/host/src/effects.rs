@@ -1,18 +1,25 @@
 //! Carries out the node machine's effects against the real world.
 
 use crate::{
+    again::Material,
     blobs::{Blobs, BlobsError, Keep, Size},
+    merging::{plan_of, state_of},
+    own_state::OwnState,
+    replayer::{Replayer, Task},
     run::now,
-    trainer::{Order, Trainer, Training},
+    trainer::{Merger, Order, Trainer, Training},
 };
 use anyhow::Context as _;
 use atoll_consensus::Handle;
-use atoll_ledger::{Outcome, Planned, Roots, RoundRecord, Terms};
+use atoll_learner::data::Dataset;
+use atoll_ledger::{Case, Excision, Outcome, Planned, Roots, RoundRecord, Terms, Work};
 use atoll_node::{Effect, Input};
-use atoll_outer::{Contribution, blob_bytes_max};
+use atoll_outer::{Contribution, OuterState, blob_bytes_max};
 use atoll_protocol::{
-    Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, charter::Codec,
-    limits::VALUE_MAX, transaction::Reveal,
+    Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction,
+    charter::Codec,
+    limits::VALUE_MAX,
+    transaction::{AheadFrom, Reveal},
 };
 use bytes::Bytes;
 use iroh::Endpoint;
@@ -26,10 +33,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc as channel},
+    sync::{Semaphore, mpsc as channel, oneshot},
     task::JoinSet,
 };
 
+/// How often everyone is asked for a replica's state before it counts as missing.
+const STATE_TRIES: u32 = 20;
 /// Between two rounds of asking everyone for a blob.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -41,6 +50,9 @@ pub(crate) struct World {
     consensus: Handle,
     orders: Option<mpsc::Sender<Order>>,
     trainer: JoinHandle<()>,
+    dataset: Arc<Dataset>,
+    /// Makes contributions of others again, from the first that is drawn on.
+    replayer: Option<(mpsc::Sender<Task>, JoinHandle<()>)>,
     inputs: channel::UnboundedSender<Input>,
     /// Ends the training under way.
     stop_training: Arc<AtomicBool>,
@@ -97,7 +109,9 @@ impl World {
             genesis,
             consensus,
             orders: Some(orders),
+            dataset: trainer.dataset(),
             trainer: trainer.spawn(waiting).context("cannot start the trainer thread")?,
+            replayer: None,
             inputs,
             stop_training: Arc::default(),
             tasks: JoinSet::new(),
@@ -130,6 +144,7 @@ impl World {
                 share,
                 terms,
                 kib_micros,
+                standing,
             } => {
                 self.stop_training = Arc::default();
                 self.order(Order::Train(Training {
@@ -137,12 +152,19 @@ impl World {
                     share,
                     terms,
                     kib_micros,
+                    standing,
                     stop: self.stop_training.clone(),
                 }));
             }
             Effect::Abort => self.stop_training.store(true, Ordering::Relaxed),
             Effect::Fetch { peer, reveal, codec } => self.fetch(peer, reveal, codec),
-            Effect::Merge { round, plan, terms } => self.merge(round, plan, terms),
+            Effect::Merge {
+                round,
+                plan,
+                terms,
+                excisions,
+            } => self.merge(round, plan, terms, excisions),
+            Effect::Replay(author, case) => self.replay(author, *case)?,
             Effect::Advance(roots) => self.order(Order::Advance(roots)),
             Effect::Discard => {
                 self.stop_merging();
@@ -173,6 +195,11 @@ impl World {
         }
         if record.merged.iter().any(|entry| entry.peer == self.source.me) {
             self.order(Order::Settle(record.round));
+        }
+        if self.source.charter.audit.is_on() {
+            let kept = 2 * self.source.charter.audit.window + 2;
+            let first = Round(record.round.0.saturating_sub(kept));
+            self.source.blobs.collect_states(first).await?;
         }
         self.keep_base().await
     }
@@ -211,14 +238,28 @@ impl World {
         self.fetches.push(fetch);
     }
 
-    fn merge(&mut self, round: Round, plan: Vec<Planned>, terms: Terms) {
+    fn merge(&mut self, round: Round, plan: Vec<Planned>, terms: Terms, excisions: Vec<Excision>) {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         let Some(orders) = self.orders.clone() else { return };
         self.stop_merging();
         let task = self.tasks.spawn(async move {
-            match source.plan_blobs(round, &plan).await {
-                Ok(blobs) => {
-                    let _ = orders.send(Order::Merge(round, plan, terms, blobs));
+            let fetched = async {
+                let mut taken_out = Vec::with_capacity(excisions.len());
+                for excision in excisions {
+                    let blobs = source.plan_blobs(excision.of.round, &plan_of(&excision)).await?;
+                    taken_out.push((excision, blobs));
+                }
+                Ok::<_, BlobsError>((source.plan_blobs(round, &plan).await?, taken_out))
+            };
+            match fetched.await {
+                Ok((blobs, excisions)) => {
+                    let _ = orders.send(Order::Merge(Merger {
+                        round,
+                        plan,
+                        blobs,
+                        terms,
+                        excisions,
+                    }));
                 }
                 Err(error) => {
                     let _ = inputs.send(Input::MergeFailed {
@@ -229,6 +270,55 @@ impl World {
             }
         });
         self.merging = Some(task);
+    }
+
+    /// Fetches what making a contribution again needs, and hands it to the replayer.
+    fn replay(&mut self, author: PeerId, case: Case) -> anyhow::Result<()> {
+        let tasks = match &self.replayer {
+            Some((tasks, _)) => tasks.clone(),
+            None => {
+                let (tasks, waiting) = mpsc::channel();
+                let replayer = Replayer {
+                    charter: self.source.charter.clone(),
+                    layout: self.source.layout.clone(),
+                    dataset: self.dataset.clone(),
+                    inputs: self.inputs.clone(),
+                };
+                let thread = replayer.spawn(waiting).context("cannot start the replayer thread")?;
+                self.replayer = Some((tasks.clone(), thread));
+                tasks
+            }
+        };
+        let (source, inputs) = (self.source.clone(), self.inputs.clone());
+        self.tasks.spawn(async move {
+            let round = case.worked.last.reveal.round;
+            match source.material(author, &case).await {
+                Ok(Some((material, sent))) => {
+                    let (closing, asked) = oneshot::channel();
+                    let state = case.worked.last.reveal.states.closing;
+                    let _ = tasks.send(Task {
+                        author,
+                        case,
+                        material,
+                        sent,
+                        closing,
+                    });
+                    if let Ok(answer) = asked.await {
+                        let _ = answer.send(source.state(author, round, state).await);
+                    }
+                }
+                Ok(None) => {
+                    let finding = Finding::Missing;
+                    let _ = inputs.send(Input::Replayed {
+                        round,
+                        peer: author,
+                        finding,
+                    });
+                }
+                Err(error) => tracing::warn!("a contribution to round {round} cannot be made again here: {error:#}"),
+            }
+        });
+        Ok(())
     }
 
     fn stop_merging(&mut self) {
@@ -256,7 +346,12 @@ impl World {
         self.tasks.shutdown().await;
         self.orders = None;
         let trainer = self.trainer;
-        let joined = tokio::task::spawn_blocking(move || trainer.join()).await?;
+        let replayer = self.replayer.map(|(_, thread)| thread);
+        let joined = tokio::task::spawn_blocking(move || {
+            let replayed = replayer.map_or(Ok(()), JoinHandle::join);
+            trainer.join().and(replayed)
+        });
+        let joined = joined.await?;
         joined.map_err(|_| anyhow::anyhow!("the trainer thread panicked; its last messages say where"))
     }
 }
@@ -343,6 +438,83 @@ impl Source {
             Some(root) => (theta, Some(self.insist(root, keep).await)),
             None => (theta, None),
         }
+    }
+
+    /// What making `case` again needs, and what was sent; nothing if its author's state is not to be had.
+    async fn material(&self, author: PeerId, case: &Case) -> anyhow::Result<Option<(Material, Bytes)>> {
+        let worked = case.worked.clone();
+        let (last, earlier) = (&worked.last, worked.before.as_ref());
+        let opening = match last.reveal.states.opening {
+            Hash::ZERO => None,
+            opening => match self.state(author, last.reveal.round, opening).await {
+                Some(state) => Some(state),
+                None => return Ok(None),
+            },
+        };
+        let contribution = |work: &Work| {
+            let (blob, size) = (work.reveal.blob, Size::Exactly(work.reveal.bytes.0));
+            let (providers, keep) = (self.providers(author), Keep::Contribution(work.reveal.round, author));
+            async move { self.blobs.fetch(&self.endpoint, &blob, size, &providers, &keep).await }
+        };
+        let sent = contribution(last).await?;
+        let ahead = last.reveal.ahead.map(|ahead| ahead.from);
+        let wanted = earlier.filter(|earlier| ahead.is_some() || !earlier.merged);
+        let before = match wanted {
+            // what never arrived anywhere only its author has
+            Some(earlier) => match contribution(earlier).await {
+                Ok(blob) => Some(blob),
+                Err(_) => return Ok(None),
+            },
+            None => None,
+        };
+        let base = self.outer(last.reveal.round, last.base).await?;
+        let from_theta = ahead.is_some_and(|from| from != AheadFrom::Own);
+        let before_base = match earlier.filter(|_| from_theta) {
+            Some(earlier) => Some(self.outer(last.reveal.round, earlier.base).await?),
+            None => None,
+        };
+        let material = Material {
+            worked: worked.clone(),
+            opening,
+            base,
+            before,
+            before_base,
+        };
+        Ok(Some((material, sent)))
+    }
+
+    /// A replica's own state, from its author or whoever fetched it before; nothing if nobody serves it in time.
+    async fn state(&self, author: PeerId, round: Round, state: Hash) -> Option<Bytes> {
+        let most = OwnState::bytes_max(&self.layout);
+        let (providers, keep) = (self.providers(author), Keep::State(round));
+        for _ in 0..STATE_TRIES {
+            let fetched = self
+                .blobs
+                .fetch(&self.endpoint, &state, Size::AtMost(most), &providers, &keep)
+                .await;
+            match fetched {
+                Ok(bytes) => return Some(bytes),
+                Err(error) => tracing::debug!("state of {}: {error}", self.charter.name_of(&author)),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        None
+    }
+
+    /// θ and momentum of a round that is over.
+    async fn outer(&self, round: Round, roots: Roots) -> anyhow::Result<OuterState> {
+        let size = Size::Exactly(4 * self.layout.parameters as u64);
+        let providers: Vec<PeerId> = self.charter.keys().collect();
+        let mut fetched = Vec::new();
+        for root in [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)]
+            .into_iter()
+            .flatten()
+        {
+            let keep = Keep::Theta(round);
+            fetched.push(self.blobs.fetch(&self.endpoint, &root, size, &providers, &keep).await?);
+        }
+        let theta = fetched.first().context("θ has a root")?;
+        state_of(&self.charter, &self.layout, theta, fetched.get(1).map(|bytes| &**bytes))
     }
 
     async fn insist(&self, hash: Hash, keep: &Keep) -> Bytes {

@@ -43,6 +43,8 @@ pub struct Plan {
     pub compression: Compression,
     /// What is kept out of a merge, and how the rest is weighed.
     pub robust: Robust,
+    /// What is made again after it was merged.
+    pub audit: Audit,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Licence of the corpus, if known.
@@ -94,7 +96,7 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         outer: plan.outer,
         compression: plan.compression,
         robust: plan.robust,
-        audit: Audit::NONE,
+        audit: plan.audit,
         deadlines: plan.deadlines,
         members,
     };
@@ -234,6 +236,7 @@ impl Plan {
                 norm_max: Nano(3 * Nano::ONE.0),
                 cosine_max: Nano(990_000_000),
             },
+            audit: Audit::NONE,
             deadlines: Deadlines {
                 grace: Millis(5_000),
                 reveal: Millis(10_000),
@@ -288,7 +291,7 @@ pub(crate) mod tests {
             outer: plan.outer,
             compression: plan.compression,
             robust: plan.robust,
-            audit: Audit::NONE,
+            audit: plan.audit,
             deadlines: plan.deadlines,
             members,
         };

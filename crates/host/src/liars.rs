@@ -1,7 +1,10 @@
 //! Who was made to lie, and what the ledger says of them.
 
-use crate::{report::reason, status::History};
-use atoll_ledger::{RoundRecord, Standing};
+use crate::{
+    report::{reason, sentence},
+    status::History,
+};
+use atoll_ledger::{Peer, RoundRecord};
 pub use atoll_outer::attack::Liar;
 use atoll_protocol::PeerId;
 use serde_json::{Value, json};
@@ -38,22 +41,26 @@ pub fn caught(history: &History, liars: &[Liar]) -> Vec<Value> {
         let liar = (*liar)?;
         let faults = history.rounds.iter();
         let mut faults = faults.filter_map(|record| Some((record.round, fault(history, record, key)?)));
-        let (round, reason) = faults.next()?;
+        let convictions = &history.state.core().audits.convictions;
+        let conviction = convictions.get(key).filter(|conviction| conviction.judged == *key);
+        let convicted = conviction.map(|found| (found.round, sentence(&history.charter, key, found)));
+        let (round, reason) = faults.next().or(convicted.clone())?;
         Some(json!({
             "peer": name,
             "liar": liar.name(),
             "round": round.0,
             "reason": reason,
             "rounds": 1 + faults.count(),
+            "convicted": convicted.map(|(_, sentence)| sentence),
         }))
     });
     caught.collect()
 }
 
-/// Honest nodes that are excluded: there should be none.
+/// Honest nodes that are excluded or suspended: there should be none.
 pub fn excluded_honest(history: &History, liars: &[Liar]) -> Vec<String> {
     let peers = &history.state.core().peers;
-    let excluded = |key: &PeerId| peers.get(key).is_some_and(|peer| peer.standing == Standing::Excluded);
+    let excluded = |key: &PeerId| peers.get(key).is_some_and(Peer::is_barred);
     let honest = nodes(history, liars)
         .into_iter()
         .filter(|(_, key, liar)| liar.is_none() && excluded(key));

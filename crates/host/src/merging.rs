@@ -1,9 +1,10 @@
 //! From a plan and its blobs to the next θ: what a trainer computes, and an auditor computes again.
 
 use anyhow::Context as _;
-use atoll_ledger::{Planned, Terms};
+use atoll_ledger::{Excision, Planned, Terms};
 use atoll_outer::{
-    Contribution, Input, Merged, Merging, OuterRule, OuterState, replica, robust::judge::Candidate, theta_from_bytes,
+    Contribution, Input, Merged, Merging, OuterRule, OuterState, TakenBack, replica, robust::judge::Candidate,
+    theta_from_bytes,
 };
 use atoll_protocol::{
     Charter, Hash, Layout,
@@ -41,13 +42,7 @@ pub fn read_plan(
     plan.iter().zip(blobs).map(read).collect()
 }
 
-/// `contributions`, which belong to `plan`, judged and merged, and one outer step.
-pub fn apply_plan(
-    outer: &OuterState,
-    plan: &[Planned],
-    contributions: &[Contribution],
-    (charter, layout, terms): (&Charter, &Layout, &Terms),
-) -> anyhow::Result<Merged> {
+fn inputs<'a>(plan: &[Planned], contributions: &'a [Contribution]) -> Vec<Input<'a>> {
     let inputs = plan.iter().zip(contributions).map(|(entry, contribution)| Input {
         peer: entry.peer,
         tokens: entry.tokens,
@@ -57,11 +52,54 @@ pub fn apply_plan(
         },
         contribution,
     });
-    let merging = Merging {
+    inputs.collect()
+}
+
+fn merging<'a>(charter: &'a Charter, layout: &'a Layout, terms: &Terms) -> Merging<'a> {
+    Merging {
         layout,
         robust: &charter.robust,
         usual_norm_micro: terms.usual_norm_micro,
         rule: OuterRule::of(charter, terms.momentum, terms.steps),
+    }
+}
+
+/// `contributions`, which belong to `plan`, judged and merged, and one outer step.
+pub fn apply_plan(
+    outer: &OuterState,
+    plan: &[Planned],
+    contributions: &[Contribution],
+    (charter, layout, terms): (&Charter, &Layout, &Terms),
+) -> anyhow::Result<Merged> {
+    let inputs = inputs(plan, contributions);
+    Ok(replica::merged(outer, &inputs, merging(charter, layout, terms))?)
+}
+
+/// The plan of the merge that `excision` is about, less what was taken out of it before.
+pub fn plan_of(excision: &Excision) -> Vec<Planned> {
+    let plan = excision.of.plan.iter();
+    let left = plan.filter(|entry| !excision.of.excised.contains(&entry.peer));
+    left.cloned().collect()
+}
+
+/// `outer` without what `excision` takes out of it; `blobs` belong to [`plan_of`] it.
+pub fn take_out(
+    outer: &OuterState,
+    excision: &Excision,
+    blobs: Vec<Bytes>,
+    (charter, layout): (&Charter, &Layout),
+) -> anyhow::Result<OuterState> {
+    let (of, plan) = (&excision.of, plan_of(excision));
+    let read = read_plan(&plan, blobs, charter, layout, (&of.terms.codec, &of.base.theta))?;
+    let since = excision.since.iter();
+    let since: Vec<OuterRule> = since
+        .map(|(momentum, steps)| OuterRule::of(charter, *momentum, *steps))
+        .collect();
+    let taken = TakenBack {
+        inputs: &inputs(&plan, &read),
+        peers: &excision.peers,
+        merging: merging(charter, layout, &of.terms),
+        since: &since,
     };
-    Ok(replica::merged(outer, &inputs.collect::<Vec<_>>(), merging)?)
+    Ok(replica::take_back(outer, taken)?)
 }

@@ -7,7 +7,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Error feedback and two moments of the largest model, and the frame.
 const BYTES_MAX: u64 = 4 * atoll_protocol::limits::BLOB_BYTES_MAX;
 
@@ -35,6 +35,8 @@ pub struct Private {
     /// The contribution that is not known to be merged and was not added back, root of the θ that it was made
     /// from, and how it was encoded.
     pub pending: Option<(Reveal, Hash, Codec)>,
+    /// The state after the last contribution, and whether that went back into error feedback since.
+    pub stands_on: (Hash, bool),
     /// Error feedback, as `outer` writes it.
     pub feedback: Vec<u8>,
     /// Optimizer moments, as `learner` writes them.
@@ -48,6 +50,7 @@ impl Private {
             version: VERSION,
             genesis,
             pending: None,
+            stands_on: (Hash::ZERO, false),
             feedback,
             optimizer,
         }

@@ -2,7 +2,7 @@
 //! whoever runs the node.
 
 use crate::trainer::Report;
-use atoll_ledger::{Event, Outcome, RoundRecord};
+use atoll_ledger::{Conviction, Event, Outcome, RoundRecord, Standing};
 use atoll_node::Notice;
 use atoll_protocol::{Charter, MicroNats, PeerId, transaction::Unfit};
 use serde_json::{Value, json};
@@ -75,6 +75,28 @@ pub fn reason(charter: &Charter, record: &RoundRecord, reason: &Unfit) -> String
     }
 }
 
+/// What a jury found a peer guilty of, for people.
+pub fn sentence(charter: &Charter, peer: &PeerId, conviction: &Conviction) -> String {
+    let Conviction {
+        round,
+        judged,
+        findings,
+    } = conviction;
+    let against = findings.iter().filter(|(_, found)| charter.audit.fails(*found));
+    let (count, all) = (against.clone().count(), findings.len());
+    let what = against.map(|(_, found)| found.to_string()).next().unwrap_or_default();
+    match judged == peer {
+        true => format!("its contribution to round {round} was made again by {all}, of whom {count} found: {what}"),
+        false => {
+            let author = charter.name_of(judged);
+            format!(
+                "it accused {author} of its contribution to round {round}, which {} of {all} found right",
+                all - count
+            )
+        }
+    }
+}
+
 /// What a block changed; the small steps within a round are left out.
 pub fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
     let name = |peer: &PeerId| charter.name_of(peer);
@@ -87,6 +109,42 @@ pub fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
             "peer": name(peer),
             "reason": "two different statements about one round",
             "kind": evidence.first.body.action.kind(),
+        }),
+        Event::Verified {
+            round,
+            peer,
+            verifier,
+            finding,
+        } => json!({
+            "event": "verified",
+            "round": round.0,
+            "peer": name(peer),
+            "verifier": name(verifier),
+            "finding": finding.to_string(),
+        }),
+        Event::JuryDrawn { round, peer, jury } => json!({
+            "event": "jury_drawn",
+            "round": round.0,
+            "peer": name(peer),
+            "jury": names(charter, jury),
+        }),
+        Event::Acquitted { round, peer } => json!({ "event": "acquitted", "round": round.0, "peer": name(peer) }),
+        Event::Convicted {
+            peer,
+            standing,
+            conviction,
+        } => json!({
+            "event": "convicted",
+            "peer": name(peer),
+            "for_good": *standing == Standing::Excluded,
+            "back_in_round": match standing { Standing::Suspended(back) => Some(back.0), _ => None },
+            "reason": sentence(charter, peer, conviction),
+        }),
+        Event::AuditLapsed { round, peer, verifier } => json!({
+            "event": "audit_lapsed",
+            "round": round.0,
+            "peer": name(peer),
+            "verifier": name(verifier),
         }),
         Event::RoundOpened { round, roster, .. } => {
             json!({ "event": "round_opened", "round": round.0, "roster": names(charter, roster) })

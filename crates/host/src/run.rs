@@ -370,7 +370,7 @@ impl<T: FnMut(&Value)> Running<T> {
             me,
             folder: self.folder.clone(),
             blobs: self.blobs.clone(),
-            dataset,
+            dataset: Arc::new(dataset),
             tokenizer,
             theta,
             liar: self.liar,

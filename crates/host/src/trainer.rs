@@ -12,19 +12,17 @@ use self::{
 use crate::{
     blobs::{Blobs, Keep},
     folder::Folder,
-    merging::{apply_plan, read_plan, state_of},
+    inner::{HeldOut, Inner},
+    merging::{apply_plan, read_plan, state_of, take_out},
+    own_state::OwnState,
     private::Private,
 };
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use atoll_learner::{
-    BurnLearner, DeviceChoice, LearnError, Learner as _, checkpoint,
-    data::{Dataset, Split, Tokenizer},
-    learning_rate,
+    LearnError, Learner as _, checkpoint,
+    data::{Dataset, Tokenizer},
 };
-use atoll_ledger::{
-    Planned, Roots, Terms,
-    assign::{Purpose, Share},
-};
+use atoll_ledger::{Excision, Planned, Roots, Terms, Work, assign::Share};
 use atoll_node::Contribution as Done;
 use atoll_outer::{
     Contribution, ErrorFeedback, Merged, OuterState, Pending, Replica, ReplicaError, attack::Liar, theta_bytes,
@@ -51,7 +49,7 @@ pub enum Order {
     /// Train a round.
     Train(Training),
     /// Merge these blobs, in the plan's order, into a copy of θ.
-    Merge(Round, Vec<Planned>, Terms, Vec<Bytes>),
+    Merge(Merger),
     /// The copy is θ.
     Advance(Roots),
     /// Drop the copy.
@@ -66,6 +64,21 @@ pub enum Order {
     Checkpoint(Round),
 }
 
+/// A round to merge.
+#[derive(Debug)]
+pub struct Merger {
+    /// Which.
+    pub round: Round,
+    /// In this order.
+    pub plan: Vec<Planned>,
+    /// The plan's blobs.
+    pub blobs: Vec<Bytes>,
+    /// How contributions are encoded, and the outer step.
+    pub terms: Terms,
+    /// What is taken out after the step, with the blobs that this needs.
+    pub excisions: Vec<(Excision, Vec<Bytes>)>,
+}
+
 /// A round to train.
 #[derive(Debug)]
 pub struct Training {
@@ -77,6 +90,8 @@ pub struct Training {
     pub terms: Terms,
     /// How long contributions travel, in microseconds a KiB, for the reveal.
     pub kib_micros: u32,
+    /// This node's newest work on the ledger.
+    pub standing: Option<Box<Work>>,
     /// Ends it early.
     pub stop: Arc<AtomicBool>,
 }
@@ -134,12 +149,14 @@ pub struct Trainer {
     blobs: Blobs,
     runtime: Handle,
     reports: channel::UnboundedSender<Report>,
-    learner: BurnLearner,
-    dataset: Dataset,
+    inner: Inner,
     tokenizer: Tokenizer,
     replica: Replica,
     ahead: Option<Underway>,
     lie: Option<Lie>,
+    /// The state after the last contribution, and whether that went back into error feedback since: what the
+    /// ledger expects the next one to start from, where contributions are made again.
+    stands_on: (Hash, bool),
     /// What the last inner step took.
     step_seconds: f64,
 }
@@ -155,7 +172,7 @@ pub struct Parts {
     /// Its blobs.
     pub blobs: Blobs,
     /// The corpus.
-    pub dataset: Dataset,
+    pub dataset: Arc<Dataset>,
     /// `tokenizer.json`.
     pub tokenizer: Tokenizer,
     /// θ and its roots as the ledger writes them.
@@ -178,12 +195,14 @@ impl Trainer {
             liar,
         } = parts;
         let layout = Arc::new(Layout::of(&charter.model));
-        let mut learner = BurnLearner::new(&charter.model, &charter.inner, DeviceChoice::default())?;
+        let mut inner = Inner::new(charter.clone(), dataset)?;
         let genesis = charter.genesis();
         let (mut feedback, mut pending) = (ErrorFeedback::new(layout.parameters), None);
+        let mut stands_on = (Hash::ZERO, false);
         if let Some(saved) = Private::read(&folder.trainer(), genesis)? {
             feedback = ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?;
-            learner.restore(&saved.optimizer)?;
+            inner.learner.restore(&saved.optimizer)?;
+            stands_on = saved.stands_on;
             pending = saved
                 .pending
                 .map(|(reveal, base, codec)| Pending { reveal, base, codec });
@@ -199,12 +218,12 @@ impl Trainer {
             blobs,
             runtime,
             reports,
-            learner,
-            dataset,
+            inner,
             tokenizer,
             replica,
             ahead: None,
             lie: liar.map(Lie::new),
+            stands_on,
             step_seconds: 0.0,
         })
     }
@@ -212,6 +231,11 @@ impl Trainer {
     /// The contribution on disk whose fate is open.
     pub fn pending(&self) -> Option<&Done> {
         self.replica.pending().map(|pending| &pending.reveal)
+    }
+
+    /// The corpus.
+    pub(crate) fn dataset(&self) -> Arc<Dataset> {
+        self.inner.dataset()
     }
 
     /// Runs until the orders end.
@@ -243,7 +267,7 @@ impl Trainer {
     fn carry_out(&mut self, order: Order) -> anyhow::Result<()> {
         match order {
             Order::Train(training) => self.train(&training),
-            Order::Merge(round, plan, terms, blobs) => self.merge(round, &plan, &terms, blobs),
+            Order::Merge(merger) => self.merge(merger),
             Order::Advance(roots) => self.advance(roots),
             Order::Discard => {
                 self.replica.discard();
@@ -268,12 +292,15 @@ impl Trainer {
         if let Some(earlier) = self.pending().map(|done| done.round) {
             self.restore(earlier)?; // θ moved without it, and this one would take its place on disk
         }
+        if self.charter.audit.is_on() {
+            self.stand_on(training.standing.as_deref())?;
+        }
         let before = self.moments();
         match self.trained(training) {
             Ok(Some(done)) => self.report(Report::Trained(done)),
-            Ok(None) => self.learner.restore(&before)?, // an abandoned round leaves no trace in the moments
+            Ok(None) => self.inner.learner.restore(&before)?, // an abandoned round leaves no trace in the moments
             Err(error) if is_numeric(&error) => {
-                self.learner.restore(&before)?;
+                self.inner.learner.restore(&before)?;
                 self.report(Report::Skipped(round, format!("this round is not trained: {error:#}")));
             }
             Err(error) => return Err(error),
@@ -281,23 +308,77 @@ impl Trainer {
         Ok(())
     }
 
+    /// Goes on from the state that the ledger knows of. What was trained since and never revealed nobody could
+    /// follow: it is dropped.
+    fn stand_on(&mut self, standing: Option<&Work>) -> anyhow::Result<()> {
+        let known = standing.map(|work| (work.reveal.states.closing, !work.merged));
+        let expected = known.unwrap_or((Hash::ZERO, false));
+        if self.stands_on == expected {
+            return Ok(());
+        }
+        self.ahead = None;
+        let back = standing.map(|work| self.state_after(work)).transpose();
+        let (feedback, stands_on) = match back {
+            Ok(Some(feedback)) => (feedback, expected),
+            lost => {
+                if let Err(error) = lost {
+                    let what = format!("this node's own state is lost, it makes a fresh start: {error:#}");
+                    self.report(Report::Skipped(Round(0), what));
+                }
+                self.inner.learner.reset_optimizer();
+                (ErrorFeedback::new(self.layout.parameters), (Hash::ZERO, false))
+            }
+        };
+        self.replica.go_back(feedback);
+        self.stands_on = stands_on;
+        self.save()
+    }
+
+    /// Takes the moments after `work`; its error feedback, with what was not merged.
+    fn state_after(&mut self, work: &Work) -> anyhow::Result<ErrorFeedback> {
+        let bytes = self.runtime.block_on(self.blobs.read(&work.reveal.states.closing))?;
+        let state = OwnState::from_bytes(&bytes)?;
+        let mut feedback = ErrorFeedback::from_bytes(&state.feedback, self.layout.parameters)?;
+        if !work.merged {
+            let assigned = work.assigned.as_ref().context("its codec is not known any more")?;
+            let blob = self.runtime.block_on(self.blobs.read(&work.reveal.blob))?;
+            let read = Contribution::read(blob, &self.layout, &assigned.terms.codec, &work.base.theta)?;
+            feedback.restore(&read)?;
+        }
+        self.inner.learner.restore(&state.moments)?;
+        Ok(feedback)
+    }
+
+    /// Keeps the state after the contribution just made; its address.
+    fn keep_state(&self, round: Round, local: &[f32]) -> anyhow::Result<States> {
+        if !self.charter.audit.is_on() {
+            return Ok(States::NONE);
+        }
+        let feedback = self.replica.feedback().to_bytes();
+        let state = OwnState::new(&self.charter, feedback, self.inner.learner.save(), local).to_bytes();
+        let closing = self.runtime.block_on(self.blobs.add(state, &Keep::State(round)))?;
+        self.runtime.block_on(self.blobs.keep(&closing, &Keep::OwnState))?;
+        let (opening, _) = self.stands_on;
+        Ok(States { opening, closing })
+    }
+
     /// The contribution to a round, on disk; nothing if the training was stopped.
     fn trained(&mut self, training: &Training) -> anyhow::Result<Option<Done>> {
         let (round, share, terms) = (training.round, &training.share, &training.terms);
         let early = self.come_back(terms)?;
-        self.learner.write(self.replica.theta())?;
+        self.inner.learner.write(self.replica.theta())?;
         let replica = HeldOut {
             replica: share.replica,
             replicas: share.replicas,
             parts: 1,
         };
-        let held_out = self.held_out(&replica)?;
+        let held_out = self.inner.held_out(&replica)?;
         self.report(Report::HeldOut(round, held_out));
         let taken = early.as_ref().map(|early| early.ahead);
         let Some(train_loss) = self.inner_steps(training, early)? else {
             return Ok(None);
         };
-        let local = self.learner.read();
+        let local = self.inner.learner.read();
         let lie = self.lie(&local, round);
         let usual = terms.usual_norm_micro.filter(|_| lie.is_none()); // a liar keeps to no length
         let sent = lie.as_deref().unwrap_or(&local);
@@ -322,7 +403,7 @@ impl Trainer {
                 kib_micros: training.kib_micros,
                 ..encoded.measured
             },
-            states: States::NONE,
+            states: self.keep_state(round, &local)?,
         };
         let serves = self.lie.as_ref().is_none_or(Lie::serves);
         self.runtime.block_on(async {
@@ -334,6 +415,7 @@ impl Trainer {
             }
         })?;
         self.replica.set_pending(done.clone(), terms.codec.clone());
+        self.stands_on = (done.states.closing, false);
         let moments = self.saved()?;
         match self.go_ahead(&local, &honest, moments, training) {
             Err(error) if is_numeric(&error) => {} // the next round begins from θ
@@ -354,7 +436,7 @@ impl Trainer {
         let InnerSteps(steps) = terms.steps;
         let (mut first, mut sum) = (0, 0.0);
         if let Some(early) = early {
-            self.learner.write(&early.begin)?;
+            self.inner.learner.write(&early.begin)?;
             (first, sum) = (early.ahead.steps.0.min(steps), early.losses);
         }
         let taken_of = self.lie.as_ref().map_or(steps, |lie| lie.steps(terms.steps));
@@ -376,62 +458,24 @@ impl Trainer {
 
     /// One inner step on the `step`-th rows of `share`; the run's `global`-th.
     fn step(&mut self, share: &Share, step: u32, global: u64) -> anyhow::Result<Step> {
-        let charter = self.charter.clone();
-        let rules = &charter.round;
         let began = Instant::now();
-        let rows = self.dataset.rows(Split::Train, rules.sequence);
-        let chosen = share.rows(Purpose::Train, step.into(), rules.batch.into(), rows);
-        let mut batch = self.dataset.batch(Split::Train, &chosen, rules.sequence)?;
+        let mut batch = self.inner.batch(share, step)?;
         if let Some(lie) = &self.lie {
-            batch = lie.batch(batch, charter.model.vocab)?;
+            batch = lie.batch(batch, self.charter.model.vocab)?;
         }
-        let rate = learning_rate(&charter.inner, global, self.budget());
-        let done = self.learner.train_step(&batch, rate)?;
+        let loss = self.inner.step(&batch, global)?;
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
         self.step_seconds = seconds;
         Ok(Step {
-            loss: done.loss,
+            loss,
             tokens: batch.targets(),
             seconds,
         })
     }
 
-    /// Inner steps of the run.
-    fn budget(&self) -> u64 {
-        let rules = &self.charter.round;
-        u64::from(rules.rounds) * u64::from(rules.inner_steps.0)
-    }
-
-    /// Loss of the learner's parameters on fixed held-out rows. The rows are the same in every round,
-    /// so that losses can be compared; replicas share them out.
-    fn held_out(&mut self, part: &HeldOut) -> anyhow::Result<f64> {
-        let rules = &self.charter.round;
-        let (sequence, each) = (rules.sequence, u64::from(rules.held_out));
-        let rows = self.dataset.rows(Split::HeldOut, sequence);
-        let (mut nats, mut tokens) = (0.0, 0u64);
-        for offset in 0..part.parts {
-            let replica = part.replica + offset;
-            let share = Share {
-                beacon: self.genesis,
-                replica,
-                replicas: part.replicas,
-            };
-            let chosen = share.rows(Purpose::HeldOut, 0, each.min(rows), rows);
-            for rows in chosen.chunks(rules.batch as usize) {
-                let batch = self.dataset.batch(Split::HeldOut, rows, sequence)?;
-                let (sum, count) = self.learner.evaluate(&batch)?;
-                nats += sum;
-                tokens += count;
-            }
-        }
-        if tokens == 0 {
-            bail!("the corpus has no held-out rows of {sequence} tokens");
-        }
-        Ok(nats / tokens as f64)
-    }
-
-    fn merge(&mut self, round: Round, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<()> {
-        match self.merged(plan, terms, blobs) {
+    fn merge(&mut self, merger: Merger) -> anyhow::Result<()> {
+        let round = merger.round;
+        match self.merged(merger) {
             Ok(Merged {
                 state,
                 judgement,
@@ -456,9 +500,10 @@ impl Trainer {
         Ok(())
     }
 
-    fn merged(&mut self, plan: &[Planned], terms: &Terms, blobs: Vec<Bytes>) -> anyhow::Result<Merged> {
+    fn merged(&mut self, merger: Merger) -> anyhow::Result<Merged> {
+        let Merger { plan, terms, blobs, .. } = merger;
         let base = self.replica.roots().0;
-        let contributions = read_plan(plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
+        let contributions = read_plan(&plan, blobs, &self.charter, &self.layout, (&terms.codec, &base))?;
         if let Some(lie) = &mut self.lie {
             let others = plan
                 .iter()
@@ -466,12 +511,12 @@ impl Trainer {
                 .filter(|(entry, _)| entry.peer != self.me);
             lie.see(others.map(|(_, contribution)| contribution))?;
         }
-        apply_plan(
-            self.replica.outer(),
-            plan,
-            &contributions,
-            (&self.charter, &self.layout, terms),
-        )
+        let of = (&*self.charter, &*self.layout);
+        let mut merged = apply_plan(self.replica.outer(), &plan, &contributions, (of.0, of.1, &terms))?;
+        for (excision, blobs) in merger.excisions {
+            merged.state = take_out(&merged.state, &excision, blobs, of)?;
+        }
+        Ok(merged)
     }
 
     fn advance(&mut self, roots: Roots) -> anyhow::Result<()> {
@@ -493,6 +538,7 @@ impl Trainer {
             }
         };
         self.replica.restore(round, blob)?;
+        self.stands_on.1 = true;
         self.save()
     }
 
@@ -513,9 +559,9 @@ impl Trainer {
 
     fn checkpoint(&mut self, round: Round) -> anyhow::Result<()> {
         self.put_aside();
-        self.learner.write(self.replica.theta())?;
+        self.inner.learner.write(self.replica.theta())?;
         let members = self.charter.members.len() as u64;
-        let held_out = self.held_out(&HeldOut {
+        let held_out = self.inner.held_out(&HeldOut {
             replica: 0,
             replicas: members,
             parts: members,
@@ -535,6 +581,7 @@ impl Trainer {
     fn saved(&mut self) -> anyhow::Result<Vec<u8>> {
         let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.moments());
         let pending = self.replica.pending();
+        private.stands_on = self.stands_on;
         private.pending = pending.map(|open| (open.reveal.clone(), open.base, open.codec.clone()));
         private.write(&self.folder.trainer())?;
         Ok(private.optimizer)
@@ -547,13 +594,6 @@ fn is_numeric(error: &anyhow::Error) -> bool {
     let replica = error.downcast_ref::<ReplicaError>();
     learner.is_some_and(|error| matches!(error, LearnError::NotFinite { .. }))
         || replica.is_some_and(ReplicaError::is_numeric)
-}
-
-/// Which replicas' held-out rows to read.
-struct HeldOut {
-    replica: u64,
-    replicas: u64,
-    parts: u64,
 }
 
 /// A loss as the ledger writes it.

@@ -1,8 +1,12 @@
 //! What became of a peer's contributions, and why: from the ledger, and weights from the blobs beside it.
 
-use crate::{folder::Folder, report::reason, status::History};
+use crate::{
+    folder::Folder,
+    report::{reason, sentence},
+    status::History,
+};
 use anyhow::bail;
-use atoll_ledger::{Outcome, RoundRecord, Standing};
+use atoll_ledger::{Outcome, RoundRecord};
 use atoll_outer::robust::judge::Matrix;
 use atoll_protocol::{Hash, PeerId, Round};
 use serde_json::{Value, json};
@@ -50,15 +54,20 @@ pub fn fates(folder: &Folder, history: &History, peer: &PeerId, round: Option<Ro
     wanted.map(|record| fate(folder, history, record, peer)).collect()
 }
 
-/// Why the peer is excluded, if it is.
+/// Why the peer is excluded or suspended, if it is.
 pub fn exclusion(history: &History, peer: &PeerId) -> Option<String> {
     let core = history.state.core();
-    let excluded = core.peers.get(peer)?.standing == Standing::Excluded;
-    let evidence = core.evidence.get(peer).filter(|_| excluded)?;
-    let kind = evidence.first.body.action.kind();
-    Some(format!(
-        "it signed two different statements of the kind \"{kind}\" about one round; both are on the ledger"
-    ))
+    if !core.peers.get(peer)?.is_barred() {
+        return None;
+    }
+    if let Some(evidence) = core.evidence.get(peer) {
+        let kind = evidence.first.body.action.kind();
+        return Some(format!(
+            "it signed two different statements of the kind \"{kind}\" about one round; both are on the ledger"
+        ));
+    }
+    let conviction = core.audits.convictions.get(peer)?;
+    Some(sentence(&history.charter, peer, conviction))
 }
 
 fn fate(folder: &Folder, history: &History, record: &RoundRecord, peer: &PeerId) -> Fate {

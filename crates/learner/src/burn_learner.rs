@@ -256,6 +256,14 @@ impl Learner for BurnLearner {
 }
 
 impl BurnLearner {
+    /// How far the moments in `saved` lie from those here, as a share of these.
+    ///
+    /// # Errors
+    /// Where they are not this optimizer's.
+    pub fn moments_apart(&self, saved: &[u8]) -> Result<f64, LearnError> {
+        self.optimizer.apart(saved)
+    }
+
     /// The residual stream (T, D) of one row of tokens.
     fn hidden_of(&mut self, tokens: &[u32]) -> Result<Tensor<2>, LearnError> {
         self.check_tokens(tokens, tokens.len())?;

@@ -192,6 +192,23 @@ impl Optimizer {
         bytes
     }
 
+    /// How far another saved state lies from this one, as a share of this one's length.
+    pub(crate) fn apart(&self, other: &[u8]) -> Result<f64, LearnError> {
+        let theirs = self
+            .check(other)
+            .map_err(|reason| LearnError::OptimizerState { reason })?;
+        if word(other, 3) != self.step {
+            return Ok(f64::INFINITY);
+        }
+        let (mut moved, mut length) = (0.0, 0.0);
+        for (ours, theirs) in self.first.iter().chain(&self.second).zip(floats(theirs)) {
+            let (ours, theirs) = (f64::from(*ours), f64::from(theirs));
+            moved += (ours - theirs) * (ours - theirs);
+            length += ours * ours;
+        }
+        Ok(if moved == 0.0 { 0.0 } else { (moved / length).sqrt() })
+    }
+
     fn state_bytes(&self) -> usize {
         HEADER_BYTES + 4 * (self.first.len() + self.second.len())
     }

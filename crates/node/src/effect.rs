@@ -1,9 +1,9 @@
 //! What goes in and what comes out.
 
-use alloc::{string::String, sync::Arc, vec::Vec};
-use atoll_ledger::{Applied, Planned, Roots, Terms, assign::Share};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use atoll_ledger::{Applied, Case, Excision, Planned, Roots, Terms, Work, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Hash, MicroNats, Millis, PeerId, Round,
+    Action, CheckReason, Finding, Hash, MicroNats, Millis, PeerId, Round,
     charter::Codec,
     transaction::{Judgement, Reveal},
 };
@@ -54,6 +54,15 @@ pub enum Input {
         /// Held-out loss measured.
         held_out: MicroNats,
     },
+    /// A merged contribution was made again.
+    Replayed {
+        /// Its round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// What came out.
+        finding: Finding,
+    },
     /// A timer fired.
     Timer(Timer),
     /// An operator wants out: say so on the ledger.
@@ -88,6 +97,9 @@ pub enum Effect {
         terms: Terms,
         /// How long contributions travel, to be revealed: see [`atoll_protocol::transaction::Measured`].
         kib_micros: u32,
+        /// This peer's newest work on the ledger, where contributions are made again: training goes on from the
+        /// state after it. What was trained since and never revealed is dropped, since nobody could follow it.
+        standing: Option<Box<Work>>,
     },
     /// Training under way is of no use any more: stop it.
     Abort,
@@ -109,7 +121,11 @@ pub enum Effect {
         plan: Vec<Planned>,
         /// How they are encoded, and how long they trained.
         terms: Terms,
+        /// What is taken out of θ after the step.
+        excisions: Vec<Excision>,
     },
+    /// Make this peer's merged contribution again, beside everything else, and report [`Input::Replayed`].
+    Replay(PeerId, Box<Case>),
     /// The merged copy is θ from now on.
     Advance(Roots),
     /// The merge asked for last is void: drop the copy, or the work on it.

@@ -1,7 +1,7 @@
 //! The machine's state and its one door, [`Node::step`].
 
 use crate::{Contribution, Effect, Input, Notice, Timer, travel::Travel};
-use alloc::{format, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, format, sync::Arc, vec::Vec};
 use atoll_ledger::{Applied, Phase, Roots, Standing, State};
 use atoll_protocol::{Action, CheckReason, Millis, PeerId, Round};
 
@@ -67,6 +67,8 @@ pub struct Node {
     /// A checkpoint to write as soon as θ is right.
     pub(crate) checkpoint: Option<Round>,
     pub(crate) leaving: bool,
+    /// What is being made again here.
+    pub(crate) replaying: BTreeSet<(Round, PeerId)>,
     /// Whether the last block was fresh, so that acting on it makes sense.
     live: bool,
     /// When to resume at the earliest, while that timer runs.
@@ -98,6 +100,7 @@ impl Node {
             spoiled: None,
             checkpoint,
             leaving: false,
+            replaying: BTreeSet::new(),
             live: false,
             resume_at: None,
         }
@@ -173,6 +176,7 @@ impl Node {
                     held_out,
                 }));
             }
+            Input::Replayed { round, peer, finding } => self.on_replayed((round, peer), finding, out),
             Input::Timer(Timer::Resume) => self.on_resume_timer(now, out),
             Input::Timer(Timer::Check(round)) => self.on_check_timer(now, round, false, out),
             Input::Timer(Timer::LastCheck(round)) => self.on_check_timer(now, round, true, out),
@@ -210,6 +214,7 @@ impl Node {
         self.live = true;
         self.ensure_joined(out);
         self.follow_theta(out);
+        self.replay(out);
         let round = self.state.round();
         let Some(_) = round.replica(&self.me) else { return };
         match round.phase {
@@ -233,7 +238,11 @@ impl Node {
 
     pub(crate) fn ensure_joined(&mut self, out: &mut Vec<Effect>) {
         let peer = self.state.core().peers.get(&self.me);
-        let takes_part = matches!(self.standing(), Some(Standing::Active | Standing::Excluded));
+        let takes_part = match self.standing() {
+            Some(Standing::Active | Standing::Excluded) => true,
+            Some(Standing::Suspended(back)) => self.state.round().number < back,
+            _ => false,
+        };
         if !takes_part && !self.leaving && self.state.round().phase != Phase::Finished {
             out.push(Effect::Submit(Action::Join {
                 sequence: peer.map_or(0, |peer| peer.joins),

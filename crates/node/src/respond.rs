@@ -4,10 +4,10 @@ use crate::{
     Contribution, Effect, Node, Notice, Timer,
     machine::{Activity, Merge, Verdict},
 };
-use alloc::{string::String, vec::Vec};
-use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, assign::Share};
+use alloc::{boxed::Box, string::String, vec::Vec};
+use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, Work, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Millis, PeerId, RefusedReplica, Round,
+    Action, CheckReason, Finding, Millis, PeerId, RefusedReplica, Round,
     transaction::{Judgement, Reveal, commitment},
 };
 
@@ -28,6 +28,7 @@ impl Node {
         }
         match event {
             Event::RoundOpened { .. } => {
+                self.ensure_joined(out); // it may have been out for a while
                 self.follow_theta(out);
                 self.train_or_commit(out);
             }
@@ -39,6 +40,7 @@ impl Node {
                 self.open_check(now, out);
             }
             Event::MergeOpened { .. } => self.start_merge(out),
+            Event::AuditDrawn { .. } | Event::JuryDrawn { .. } => self.replay(out),
             // Left: an operator's leave from before a restart can become final after it.
             Event::Dormant(peer) | Event::Left(peer) if *peer == self.me => self.ensure_joined(out),
             _ => {}
@@ -77,9 +79,14 @@ impl Node {
         let last = self.state.core().last_merge.as_ref();
         match last.filter(|last| last.base == self.holds && self.spoiled != Some(last.round)) {
             Some(last) => {
-                let (round, plan, terms) = (last.round, last.plan.clone(), last.terms.clone());
-                self.merge = Some(Merge::Late(round, agreed));
-                out.push(Effect::Merge { round, plan, terms });
+                let last = last.clone();
+                self.merge = Some(Merge::Late(last.round, agreed));
+                out.push(Effect::Merge {
+                    round: last.round,
+                    plan: last.plan,
+                    terms: last.terms,
+                    excisions: last.excisions,
+                });
             }
             None => {
                 self.activity = Activity::Adopting(agreed);
@@ -115,7 +122,34 @@ impl Node {
             share,
             terms,
             kib_micros: self.travel.kib_micros(),
+            standing: self.standing_work(),
         });
+    }
+
+    fn standing_work(&self) -> Option<Box<Work>> {
+        let works = &self.state.core().audits.works;
+        works.get(&self.me).map(|worked| Box::new(worked.last.clone()))
+    }
+
+    /// Makes again what this peer is asked to.
+    pub(crate) fn replay(&mut self, out: &mut Vec<Effect>) {
+        let cases = &self.state.core().audits.cases;
+        self.replaying.retain(|key| cases.contains_key(key));
+        for (key, case) in cases {
+            if case.waits_for(&self.me) && self.replaying.insert(*key) {
+                let (_, author) = key;
+                out.push(Effect::Replay(*author, Box::new(case.clone())));
+            }
+        }
+    }
+
+    pub(crate) fn on_replayed(&mut self, key: (Round, PeerId), finding: Finding, out: &mut Vec<Effect>) {
+        self.replaying.remove(&key);
+        let case = self.state.core().audits.cases.get(&key);
+        if case.is_some_and(|case| case.waits_for(&self.me)) {
+            let (round, peer) = key;
+            out.push(Effect::Submit(Action::Verdict { round, peer, finding }));
+        }
     }
 
     fn commit_to(&self, mine: &Contribution) -> Effect {
@@ -293,12 +327,13 @@ impl Node {
         if started || adopting || self.holds != self.state.core().roots {
             return;
         }
-        let (plan, terms) = (round.plan.clone(), round.terms.clone());
+        let (plan, terms, excisions) = (round.plan.clone(), round.terms.clone(), round.excisions.clone());
         self.merge = Some(Merge::Running(number));
         out.push(Effect::Merge {
             round: number,
             plan,
             terms,
+            excisions,
         });
     }
 

@@ -138,6 +138,15 @@ impl ErrorFeedback {
         })
     }
 
+    /// The same with e = 0: what encoding starts from beside its sum.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self {
+            e: vec![0.0; self.e.len()],
+            warm: self.warm.clone(),
+        }
+    }
+
     /// e ← e + D(blob), for one's own contribution that was not merged.
     ///
     /// # Errors

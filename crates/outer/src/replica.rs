@@ -389,6 +389,12 @@ impl Replica {
         Ok(weights)
     }
 
+    /// Goes back to an earlier error feedback; an open contribution is forgotten.
+    pub fn go_back(&mut self, feedback: ErrorFeedback) {
+        self.feedback = feedback;
+        self.pending = None;
+    }
+
     /// The contribution to `round` was merged. Whether that was open.
     pub fn settle(&mut self, round: Round) -> bool {
         let open = self.pending_of(round).is_some();

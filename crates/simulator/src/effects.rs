@@ -38,6 +38,7 @@ impl World {
                 share,
                 terms,
                 kib_micros,
+                ..
             } => {
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.kib_micros = kib_micros;
@@ -52,7 +53,7 @@ impl World {
                     format!("node {node} fetches {}, which nobody made", reveal.blob.short()),
                 ),
             },
-            Effect::Merge { round, plan, terms } => {
+            Effect::Merge { round, plan, terms, .. } => {
                 let ticket = self.ticket();
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.merging = Some(Gathering {
@@ -64,6 +65,8 @@ impl World {
                 }
                 self.gather(node, ticket);
             }
+            // no scenario has a charter that asks for it
+            Effect::Replay(..) => self.violated("audit", format!("node {node} makes a contribution again")),
             Effect::Advance(roots) => self.order_job(node, Job::Advance(roots)),
             Effect::Discard => {
                 if let Some(life) = self.peers[node as usize].life.as_mut() {

@@ -28,7 +28,7 @@ pub struct Row {
 }
 
 /// What a machine wanted, by kind.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "submit",
     "train",
     "abort",
@@ -44,6 +44,7 @@ pub const KINDS: [&str; 15] = [
     "diverged",
     "broken",
     "merge-failed",
+    "replay",
 ];
 
 fn kind_of(effect: &Effect) -> usize {
@@ -63,6 +64,7 @@ fn kind_of(effect: &Effect) -> usize {
         Effect::Notice(Notice::Diverged { .. }) => 12,
         Effect::Notice(Notice::Broken(_)) => 13,
         Effect::Notice(Notice::MergeFailed { .. }) => 14,
+        Effect::Replay(..) => 15,
     }
 }
 
@@ -167,6 +169,7 @@ impl Trace {
             Input::Timer(Timer::Check(round)) => self.note(at, node, 12, &round.0.to_le_bytes()),
             Input::Timer(Timer::LastCheck(round)) => self.note(at, node, 14, &round.0.to_le_bytes()),
             Input::Leave => self.note(at, node, 13, &[]),
+            Input::Replayed { round, .. } => self.note(at, node, 15, &round.0.to_le_bytes()),
         }
     }
 

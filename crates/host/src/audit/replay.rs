@@ -3,7 +3,7 @@
 use super::{FolderReport, chain::History, files::blob};
 use crate::{
     folder::Folder,
-    merging::{apply_plan, read_plan, state_of},
+    merging::{apply_plan, plan_of, read_plan, state_of, take_out},
     trainer::manifest_of,
 };
 use anyhow::{Context as _, bail};
@@ -11,7 +11,7 @@ use atoll_learner::{
     checkpoint,
     data::{Dataset, Manifest, Tokenizer},
 };
-use atoll_ledger::{KeptOut, Outcome, Roots, RoundRecord, State};
+use atoll_ledger::{KeptOut, Outcome, Planned, Roots, RoundRecord, State};
 use atoll_outer::{Merged, OuterState, theta_bytes};
 use atoll_protocol::{
     Charter, Hash, Height, Layout, Round,
@@ -165,14 +165,7 @@ impl Replay<'_> {
             .as_ref()
             .context("θ before the round is not known, so it cannot be computed again")?;
         let plan = record.plan();
-        let mut blobs = Vec::with_capacity(plan.len());
-        for entry in &plan {
-            let bytes = blob(self.folder, &entry.blob).with_context(|| {
-                let (peer, path) = (self.charter.name_of(&entry.peer), self.folder.blob(&entry.blob));
-                format!("the contribution of {peer} is missing or damaged: {}", path.display())
-            })?;
-            blobs.push(Bytes::from(bytes));
-        }
+        let blobs = self.blobs(&plan)?;
         let read = read_plan(
             &plan,
             blobs,
@@ -187,7 +180,24 @@ impl Replay<'_> {
                 bail!("the contribution of {peer} holds the value {largest}: no peer may accept more than {VALUE_MAX}");
             }
         }
-        apply_plan(state, &plan, &read, (self.charter, &self.layout, &record.terms))
+        let mut merged = apply_plan(state, &plan, &read, (self.charter, &self.layout, &record.terms))?;
+        for excision in &record.excisions {
+            let plan = plan_of(excision);
+            let blobs = self.blobs(&plan)?;
+            merged.state = take_out(&merged.state, excision, blobs, (self.charter, &self.layout))?;
+        }
+        Ok(merged)
+    }
+
+    fn blobs(&self, plan: &[Planned]) -> anyhow::Result<Vec<Bytes>> {
+        let of = |entry: &Planned| {
+            let bytes = blob(self.folder, &entry.blob).with_context(|| {
+                let (peer, path) = (self.charter.name_of(&entry.peer), self.folder.blob(&entry.blob));
+                format!("the contribution of {peer} is missing or damaged: {}", path.display())
+            })?;
+            Ok(Bytes::from(bytes))
+        };
+        plan.iter().map(of).collect()
     }
 
     fn stored(&self, roots: Roots) -> Option<OuterState> {

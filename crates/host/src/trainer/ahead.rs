@@ -54,7 +54,7 @@ impl Trainer {
             round, share, terms, ..
         } = training;
         let first_step = terms.first_step + u64::from(terms.steps.0);
-        let left = self.budget().saturating_sub(first_step);
+        let left = self.inner.budget().saturating_sub(first_step);
         let most = terms.steps.0.min(u32::try_from(left).unwrap_or(u32::MAX));
         let from = match self.charter.round.overlap {
             Overlap::None => return Ok(()),
@@ -67,7 +67,7 @@ impl Trainer {
         let from = self
             .replica
             .go_ahead(from, local, contribution, (*round, rule, replicas))?;
-        self.learner.write(from.start())?;
+        self.inner.learner.write(from.start())?;
         self.ahead = Some(Underway {
             from,
             round: round.next(),
@@ -93,7 +93,7 @@ impl Trainer {
             return Ok(());
         };
         if let Some(local) = ahead.aside.take() {
-            self.learner.write(&local)?;
+            self.inner.learner.write(&local)?;
         }
         let place = (ahead.first + ahead.taken, ahead.first_step + u64::from(ahead.taken));
         match self.step(&ahead.share.clone(), place.0, place.1) {
@@ -120,14 +120,14 @@ impl Trainer {
     /// Keeps w while the learner is used for something else.
     pub(super) fn put_aside(&mut self) {
         if let Some(ahead) = &mut self.ahead {
-            ahead.aside.get_or_insert_with(|| self.learner.read());
+            ahead.aside.get_or_insert_with(|| self.inner.learner.read());
         }
     }
 
     /// Forgets what was done ahead.
     pub(super) fn drop_ahead(&mut self) -> anyhow::Result<()> {
         match self.ahead.take() {
-            Some(ahead) => Ok(self.learner.restore(&ahead.moments)?),
+            Some(ahead) => Ok(self.inner.learner.restore(&ahead.moments)?),
             None => Ok(()),
         }
     }
@@ -135,7 +135,7 @@ impl Trainer {
     /// The optimizer's moments as a crash should leave them: without the steps that it would lose.
     pub(super) fn moments(&self) -> Vec<u8> {
         let ahead = self.ahead.as_ref();
-        ahead.map_or_else(|| self.learner.save(), |ahead| ahead.moments.clone())
+        ahead.map_or_else(|| self.inner.learner.save(), |ahead| ahead.moments.clone())
     }
 
     /// What the steps taken ahead come to on the θ that there is now.
@@ -146,7 +146,7 @@ impl Trainer {
             self.drop_ahead()?;
             return Ok(None);
         };
-        let local = ahead.aside.unwrap_or_else(|| self.learner.read());
+        let local = ahead.aside.unwrap_or_else(|| self.inner.learner.read());
         match self.replica.come_back(&ahead.from, &local) {
             Ok(begin) => Ok(Some(Early {
                 begin,
@@ -157,7 +157,7 @@ impl Trainer {
                 },
             })),
             Err(error) => {
-                self.learner.restore(&ahead.moments)?;
+                self.inner.learner.restore(&ahead.moments)?;
                 Err(error.into())
             }
         }
