@@ -107,6 +107,12 @@ fn tell(event: &Value) {
             event["listens"]
         ),
         "joined" | "left" | "dormant" => format!("{} {}", text("peer"), text("event")),
+        "convicted" => format!("{} is suspended: {}", text("peer"), text("reason")),
+        "acquitted" => format!(
+            "{} is acquitted of what was said of its round {}",
+            text("peer"),
+            event["round"]
+        ),
         "excluded" => format!("{} is excluded: {}", text("peer"), text("reason")),
         "round_opened" => format!(
             "round {} opened with {} peers",

@@ -4,7 +4,7 @@
 use crate::trainer::Report;
 use atoll_ledger::{Conviction, Event, Outcome, RoundRecord, Standing};
 use atoll_node::Notice;
-use atoll_protocol::{Charter, MicroNats, PeerId, transaction::Unfit};
+use atoll_protocol::{Charter, Finding, MicroNats, PeerId, transaction::Unfit};
 use serde_json::{Value, json};
 
 /// Nats per token of a loss as the ledger writes it.
@@ -75,6 +75,14 @@ pub fn reason(charter: &Charter, record: &RoundRecord, reason: &Unfit) -> String
     }
 }
 
+/// What came out when a contribution was made again, for people.
+fn found(finding: Finding) -> String {
+    match finding {
+        Finding::Apart { billionths: u64::MAX } => "what its author says of it cannot be".into(),
+        other => other.to_string(),
+    }
+}
+
 /// What a jury found a peer guilty of, for people.
 pub fn sentence(charter: &Charter, peer: &PeerId, conviction: &Conviction) -> String {
     let Conviction {
@@ -84,7 +92,7 @@ pub fn sentence(charter: &Charter, peer: &PeerId, conviction: &Conviction) -> St
     } = conviction;
     let against = findings.iter().filter(|(_, found)| charter.audit.fails(*found));
     let (count, all) = (against.clone().count(), findings.len());
-    let what = against.map(|(_, found)| found.to_string()).next().unwrap_or_default();
+    let what = against.map(|(_, finding)| found(*finding)).next().unwrap_or_default();
     match judged == peer {
         true => format!("its contribution to round {round} was made again by {all}, of whom {count} found: {what}"),
         false => {
@@ -120,7 +128,7 @@ pub fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
             "round": round.0,
             "peer": name(peer),
             "verifier": name(verifier),
-            "finding": finding.to_string(),
+            "finding": found(*finding),
         }),
         Event::JuryDrawn { round, peer, jury } => json!({
             "event": "jury_drawn",

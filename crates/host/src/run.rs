@@ -15,7 +15,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use atoll_consensus::{Config, Finalized, Handle};
 use atoll_learner::data::{Dataset, Manifest, Tokenizer};
-use atoll_ledger::{Applied, Event, Phase, Roots, RoundRecord, State};
+use atoll_ledger::{Applied, Event, Peer, Phase, Roots, RoundRecord, State};
 use atoll_node::{Effect, Input, Node};
 use atoll_outer::{OuterState, attack::Liar};
 use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, limits::BLOB_BYTES_MAX};
@@ -274,7 +274,9 @@ impl<T: FnMut(&Value)> Running<T> {
         let (state, me) = (node.state(), self.keypair.peer());
         write_status(&self.folder, &status::describe(&self.charter, state))?;
         let checkpoint = state.core().checkpoint.as_ref();
-        let stated = checkpoint.is_some_and(|due| due.recorded.is_some() && due.statements.contains_key(&me));
+        let barred = state.core().peers.get(&me).is_some_and(Peer::is_barred); // nothing is taken from it
+        let stated =
+            checkpoint.is_some_and(|due| due.recorded.is_some() && (barred || due.statements.contains_key(&me)));
         if !self.done && stated && state.round().phase == Phase::Finished {
             self.done = true;
             self.log

@@ -19,6 +19,9 @@ pub(super) fn tell(liars: &[Liar], result: &Value) {
             entry["rounds"],
             entry["reason"].as_str().unwrap_or("-")
         );
+        if let Some(sentence) = entry["convicted"].as_str().filter(|text| entry["reason"] != *text) {
+            say!("            suspended: {sentence}");
+        }
     }
     let known: Vec<_> = caught.iter().filter_map(|entry| entry["liar"].as_str()).collect();
     for liar in liars.iter().filter(|liar| !known.contains(&liar.name())) {

@@ -9,7 +9,7 @@ use atoll_host::{
     found::{self, Plan},
     identity,
 };
-use atoll_protocol::{Charter, PeerId, charter::Member};
+use atoll_protocol::{Audit, Charter, Nano, PeerId, charter::Member};
 use std::{
     collections::BTreeMap,
     fs,
@@ -18,6 +18,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What is made again where somebody lies: all of a peer's first two contributions, then one in eight.
+const AUDIT: Audit = Audit {
+    share: Nano(125_000_000),
+    newcomer: 2,
+    window: 3,
+    jury: 21,
+    tolerance: Nano(20_000_000),
+    probation: 50,
+};
 /// How long nodes of a killed demo may take to end.
 const NODES_END: Duration = Duration::from_secs(20);
 
@@ -150,6 +159,9 @@ async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
     }
     let rounds = arguments.rounds.unwrap_or(super::ROUNDS);
     let mut plan = Plan::small("demo", rounds, arguments.inner_steps.unwrap_or(super::INNER_STEPS));
+    if !arguments.liars.is_empty() {
+        plan.audit = AUDIT;
+    }
     plan.licence = arguments.data.is_none().then(|| corpus::LICENCE.to_string());
     let beginning = found::begin(plan, &corpus, members)?;
     for folder in &nodes {
