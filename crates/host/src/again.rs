@@ -4,7 +4,7 @@ use crate::{inner::Inner, own_state::OwnState};
 use anyhow::{Context as _, bail};
 use atoll_learner::Learner as _;
 use atoll_ledger::{Assigned, Work, Worked};
-use atoll_outer::{Contribution, ErrorFeedback, OuterRule, OuterState, Replica};
+use atoll_outer::{Contribution, ErrorFeedback, OuterRule, OuterState, Replica, replica::longest};
 use atoll_protocol::{
     Charter, Finding, Hash, Layout,
     transaction::{Ahead, AheadFrom, States},
@@ -164,9 +164,7 @@ impl Again {
             Ok(feedback.values().to_vec())
         };
         let (our_sum, their_sum) = (sum(&self.closing, &ours)?, sum(closing, sent)?);
-        let longest = terms
-            .usual_norm_micro
-            .map(|_| sent.length().max(f64::MIN_POSITIVE) * 1.000_001);
+        let longest = longest(&inner.charter().robust, terms.usual_norm_micro);
         let mut warm = self.warm.clone();
         let encoded = warm.contribute(their_sum.clone(), &terms.codec, (layout, &work.base.theta), longest)?;
         let encoded = Contribution::read(encoded.blob, layout, &terms.codec, &work.base.theta)?;

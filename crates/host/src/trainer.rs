@@ -4,6 +4,7 @@
 
 mod ahead;
 mod lie;
+mod standing;
 
 use self::{
     ahead::{Early, Underway},
@@ -14,7 +15,6 @@ use crate::{
     folder::Folder,
     inner::{HeldOut, Inner},
     merging::{apply_plan, read_plan, state_of, take_out},
-    own_state::OwnState,
     private::Private,
 };
 use anyhow::Context as _;
@@ -29,7 +29,7 @@ use atoll_outer::{
 };
 use atoll_protocol::{
     ByteCount, Charter, Hash, InnerSteps, Layout, MicroNats, PeerId, Round, Tokens,
-    transaction::{Judgement, Measured, Reveal, States},
+    transaction::{Judgement, Measured, Reveal},
 };
 use bytes::Bytes;
 use std::{
@@ -306,60 +306,6 @@ impl Trainer {
             Err(error) => return Err(error),
         }
         Ok(())
-    }
-
-    /// Goes on from the state that the ledger knows of. What was trained since and never revealed nobody could
-    /// follow: it is dropped.
-    fn stand_on(&mut self, standing: Option<&Work>) -> anyhow::Result<()> {
-        let known = standing.map(|work| (work.reveal.states.closing, !work.merged));
-        let expected = known.unwrap_or((Hash::ZERO, false));
-        if self.stands_on == expected {
-            return Ok(());
-        }
-        self.ahead = None;
-        let back = standing.map(|work| self.state_after(work)).transpose();
-        let (feedback, stands_on) = match back {
-            Ok(Some(feedback)) => (feedback, expected),
-            lost => {
-                if let Err(error) = lost {
-                    let what = format!("this node's own state is lost, it makes a fresh start: {error:#}");
-                    self.report(Report::Skipped(Round(0), what));
-                }
-                self.inner.learner.reset_optimizer();
-                (ErrorFeedback::new(self.layout.parameters), (Hash::ZERO, false))
-            }
-        };
-        self.replica.go_back(feedback);
-        self.stands_on = stands_on;
-        self.save()
-    }
-
-    /// Takes the moments after `work`; its error feedback, with what was not merged.
-    fn state_after(&mut self, work: &Work) -> anyhow::Result<ErrorFeedback> {
-        let bytes = self.runtime.block_on(self.blobs.read(&work.reveal.states.closing))?;
-        let state = OwnState::from_bytes(&bytes)?;
-        let mut feedback = ErrorFeedback::from_bytes(&state.feedback, self.layout.parameters)?;
-        if !work.merged {
-            let assigned = work.assigned.as_ref().context("its codec is not known any more")?;
-            let blob = self.runtime.block_on(self.blobs.read(&work.reveal.blob))?;
-            let read = Contribution::read(blob, &self.layout, &assigned.terms.codec, &work.base.theta)?;
-            feedback.restore(&read)?;
-        }
-        self.inner.learner.restore(&state.moments)?;
-        Ok(feedback)
-    }
-
-    /// Keeps the state after the contribution just made; its address.
-    fn keep_state(&self, round: Round, local: &[f32]) -> anyhow::Result<States> {
-        if !self.charter.audit.is_on() {
-            return Ok(States::NONE);
-        }
-        let feedback = self.replica.feedback().to_bytes();
-        let state = OwnState::new(&self.charter, feedback, self.inner.learner.save(), local).to_bytes();
-        let closing = self.runtime.block_on(self.blobs.add(state, &Keep::State(round)))?;
-        self.runtime.block_on(self.blobs.keep(&closing, &Keep::OwnState))?;
-        let (opening, _) = self.stands_on;
-        Ok(States { opening, closing })
     }
 
     /// The contribution to a round, on disk; nothing if the training was stopped.

@@ -377,6 +377,7 @@ impl State {
             Some(merge) => self.note_merge(record, merge),
             None => self.note_void(record),
         }
+        self.forget(record.round);
         self.lapse(record.round, events);
         self.draw_juries(record.round, parent, events);
         if let Outcome::Closed(_) = record.outcome {
@@ -385,7 +386,6 @@ impl State {
     }
 
     fn note_merge(&mut self, record: &RoundRecord, merge: &LastMerge) {
-        let kept = 2 * self.charter().audit.window + 1;
         let audits = &mut self.core_mut().audits;
         audits.voids.clear();
         for entry in &record.merged {
@@ -409,9 +409,16 @@ impl State {
             plan: merge.plan.clone(),
             excised: Vec::new(),
         });
+    }
+
+    /// What is too old is not taken out any more, also while no round closes: its blobs may be gone, and a merge
+    /// that waits for them would never end.
+    fn forget(&mut self, round: Round) {
+        let kept = 2 * self.charter().audit.window + 1;
+        let audits = &mut self.core_mut().audits;
         audits
             .merges
-            .retain(|closed| closed.round.0.saturating_add(kept) > record.round.0);
+            .retain(|closed| closed.round.0.saturating_add(kept) > round.0);
         let merges = &audits.merges;
         audits
             .condemned

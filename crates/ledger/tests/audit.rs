@@ -2,7 +2,7 @@
 
 mod world;
 
-use atoll_ledger::{Case, Event, Refusal, Standing};
+use atoll_ledger::{Case, Event, Phase, Refusal, Standing};
 use atoll_protocol::{Action, Audit, Finding, Hash, InnerSteps, Nano, Round, charter::Charter, transaction::States};
 use world::World;
 
@@ -181,6 +181,30 @@ fn what_nobody_looks_at_lapses() {
     );
     (4..12).for_each(|theta| world.round(&ALL, theta));
     assert_eq!(world.state.core().audits.merges.len(), 5);
+}
+
+#[test]
+fn what_cannot_be_taken_out_in_time_holds_nothing_up() {
+    let (mut world, _) = judged(2, APART);
+    for who in [0, 1, 3] {
+        let _ = world.verdict(who, (Round(0), 2), APART); // the third comes too late
+    }
+    assert!(!world.state.core().audits.condemned.is_empty());
+    for _ in 0..5 {
+        let round = world.state.round().number;
+        [0, 1, 3].iter().for_each(|who| world.commit(*who).unwrap());
+        if world.state.round().phase == Phase::Commit {
+            world.wait(world::GRACE);
+        }
+        [0, 1, 3].iter().for_each(|who| world.reveal(*who).unwrap());
+        [0, 1, 3].iter().for_each(|who| world.check(*who, &[]).unwrap());
+        for who in [0, 1, 3] {
+            let _ = world.root(who, 50 + who as u8); // the second may void it
+        }
+        assert_ne!(world.state.round().number, round);
+    }
+    let audits = &world.state.core().audits;
+    assert!(audits.condemned.is_empty() && audits.merges.is_empty());
 }
 
 #[test]

@@ -396,7 +396,7 @@ impl Node {
         self.known = 0;
         (self.closed_at, self.held) = (None, None);
         let quorum = self.state.charter().quorum(record.roster.len());
-        self.travel.round_over(quorum - 1);
+        self.travel.round_over(quorum.saturating_sub(1));
         if let Some(mine) = self.mine.take_if(|mine| mine.round == record.round) {
             let merged = record.merged.iter().any(|entry| entry.peer == self.me);
             let moved = matches!(record.outcome, Outcome::Closed(_));

@@ -82,6 +82,12 @@ impl ReplicaError {
 /// of the rounds before.
 const PART_OF_NORM_MAX: f64 = 2.0 / 3.0;
 
+/// How long an honest contribution may be, where it is known how long they were of late.
+pub fn longest(robust: &Robust, usual_norm_micro: Option<u64>) -> Option<f64> {
+    let most = PART_OF_NORM_MAX * (robust.norm_max.0 as f64 / Nano::ONE.0 as f64);
+    usual_norm_micro.map(|usual| most * usual as f64 / 1e6)
+}
+
 /// A contribution whose round is not over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
@@ -307,8 +313,7 @@ impl Replica {
         usual_norm_micro: Option<u64>,
     ) -> Result<Encoded, ReplicaError> {
         let delta = pseudo_gradient(&self.outer.theta, local)?;
-        let most = PART_OF_NORM_MAX * (self.charter.robust.norm_max.0 as f64 / Nano::ONE.0 as f64);
-        let longest = usual_norm_micro.map(|usual| most * usual as f64 / 1e6);
+        let longest = longest(&self.charter.robust, usual_norm_micro);
         let of = (&*self.layout, &self.roots.0);
         Ok(self.feedback.contribute(delta, codec, of, longest)?)
     }
