@@ -1,10 +1,8 @@
 //! Carries out the node machine's effects against the real world.
 
 use crate::{
-    again::Material,
     blobs::{Blobs, BlobsError, Keep, Size},
     merging::{plan_of, state_of},
-    own_state::OwnState,
     replayer::{Replayer, Task},
     run::now,
     trainer::{Merger, Order, Trainer, Training},
@@ -14,7 +12,7 @@ use atoll_consensus::Handle;
 use atoll_learner::data::Dataset;
 use atoll_ledger::{Case, Excision, Outcome, Planned, Roots, RoundRecord, Terms, Work};
 use atoll_node::{Effect, Input};
-use atoll_outer::{Contribution, OuterState, blob_bytes_max};
+use atoll_outer::{Contribution, OuterState, OwnState, again::Material, blob_bytes_max};
 use atoll_protocol::{
     Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction,
     charter::Codec,
@@ -441,9 +439,8 @@ impl Source {
     }
 
     /// What making `case` again needs, and what was sent; nothing if its author's state is not to be had.
-    async fn material(&self, author: PeerId, case: &Case) -> anyhow::Result<Option<(Material, Bytes)>> {
-        let worked = case.worked.clone();
-        let (last, earlier) = (&worked.last, worked.before.as_ref());
+    async fn material(&self, author: PeerId, case: &Case) -> anyhow::Result<Option<(Material<Bytes>, Bytes)>> {
+        let (last, earlier) = (&case.worked.last, case.worked.before.as_ref());
         let opening = match last.reveal.states.opening {
             Hash::ZERO => None,
             opening => match self.state(author, last.reveal.round, opening).await {
@@ -474,7 +471,6 @@ impl Source {
             None => None,
         };
         let material = Material {
-            worked: worked.clone(),
             opening,
             base,
             before,

@@ -231,7 +231,7 @@ impl Plan {
             compression: Compression::Auto { feedback: Nano::ONE },
             robust: Robust {
                 rule: Weighing::GeometricMedian,
-                mixing: true,
+                mixing: false,
                 clip: true,
                 norm_max: Nano(3 * Nano::ONE.0),
                 cosine_max: Nano(990_000_000),

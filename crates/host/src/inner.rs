@@ -36,11 +36,6 @@ impl Inner {
         })
     }
 
-    /// The rules.
-    pub(crate) fn charter(&self) -> &Charter {
-        &self.charter
-    }
-
     /// The corpus.
     pub(crate) fn dataset(&self) -> Arc<Dataset> {
         self.dataset.clone()

@@ -3,7 +3,7 @@
 //! Read in this order: [`run`] is one node's life, `effects` what the machine's effects do to the
 //! world, [`trainer`] the thread that holds θ, [`audit`] how anyone checks all of it afterwards.
 
-pub mod again;
+mod again;
 pub mod audit;
 pub mod blobs;
 pub mod charter_file;
@@ -16,7 +16,6 @@ mod inner;
 pub mod liars;
 pub mod merging;
 pub mod network;
-mod own_state;
 pub mod private;
 pub mod record;
 pub mod replayer;

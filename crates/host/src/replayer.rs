@@ -2,14 +2,16 @@
 //! own, which is made when the first is drawn.
 
 use crate::{
-    again::{Local, Material, again},
+    again::{Others, claimed, recipe},
     inner::Inner,
-    own_state::OwnState,
 };
 use atoll_learner::data::Dataset;
 use atoll_ledger::Case;
 use atoll_node::Input;
-use atoll_outer::Contribution;
+use atoll_outer::{
+    Contribution, OwnState,
+    again::{AgainError, Material, again},
+};
 use atoll_protocol::{Charter, Finding, Layout, PeerId};
 use bytes::Bytes;
 use std::{
@@ -25,7 +27,7 @@ pub struct Task {
     /// As the ledger has it.
     pub case: Case,
     /// What it was made from.
-    pub material: Material,
+    pub material: Material<Bytes>,
     /// What was sent.
     pub sent: Bytes,
     /// Asks for the state that its author goes on from, which is needed only where something else came out.
@@ -84,12 +86,17 @@ impl Replayer {
         } = task;
         let work = &case.worked.last;
         let nothing = Finding::Apart { billionths: u64::MAX };
-        let again = match again(inner, &self.charter, &self.layout, material) {
-            Ok(again) if again.is(work) => return Ok(Finding::Same),
+        let mut others = Others {
+            inner,
+            worked: &case.worked,
+        };
+        let rules = (&self.charter, &self.layout);
+        let again = match again(&mut others, rules, claimed(&case.worked)?, material) {
+            Ok(again) if again.is(&work.reveal) => return Ok(Finding::Same),
             Ok(again) => again,
-            Err(error) if error.downcast_ref::<Local>().is_some() => return Err(error),
-            Err(error) => {
-                tracing::info!("what a contribution claims cannot be: {error:#}");
+            Err(error @ AgainError::Here(_)) => return Err(error.into()),
+            Err(AgainError::Claim(error)) => {
+                tracing::info!("what a contribution claims cannot be: {error}");
                 return Ok(nothing);
             }
         };
@@ -98,11 +105,11 @@ impl Replayer {
         let Some(closing) = asked.blocking_recv().ok().flatten() else {
             return Ok(Finding::Missing);
         };
-        let codec = work.assigned.as_ref().map(|assigned| &assigned.terms.codec);
-        let read = codec.and_then(|codec| Contribution::read(sent, &self.layout, codec, &work.base.theta).ok());
+        let recipe = recipe(work)?;
+        let read = Contribution::read(sent, &self.layout, recipe.codec, &recipe.base).ok();
         let closing = OwnState::from_bytes(&closing).ok();
         let found = match (read, closing) {
-            (Some(sent), Some(closing)) => again.finding(inner, &self.layout, (work, &sent, &closing)),
+            (Some(sent), Some(closing)) => again.finding(&others, &self.layout, recipe, (&sent, &closing)),
             _ => return Ok(nothing),
         };
         Ok(found.unwrap_or(nothing)) // its own state cannot be read: that is its author's to answer for

@@ -1,7 +1,6 @@
 //! The trainer's thread: what it makes of orders that interrupt it.
 
 use atoll_host::{
-    again::Material,
     blobs::Blobs,
     folder::Folder,
     found::{Plan, begin, corpus_of},
@@ -11,7 +10,7 @@ use atoll_host::{
 use atoll_learner::data::{Dataset, Tokenizer};
 use atoll_ledger::{Assigned, Case, Roots, Terms, Work, Worked, assign::Share};
 use atoll_node::Input;
-use atoll_outer::{OuterState, attack::Liar, theta_bytes};
+use atoll_outer::{OuterState, again::Material, attack::Liar, theta_bytes};
 use atoll_protocol::{
     Audit, Charter, Finding, Hash, Keypair, Layout, Nano, PeerId, Round,
     charter::{Codec, Member, Overlap},
@@ -201,7 +200,6 @@ impl Driven {
                 findings: BTreeMap::new(),
             },
             material: Material {
-                worked,
                 opening: opening.map(|opening| read(&opening)),
                 base: self.outer.clone(),
                 before: before.map(|work| read(&work.reveal.blob)),

@@ -7,14 +7,17 @@
 //! coordinates, never sums: their number changes nothing. What a replica only measures also takes roots and
 //! logarithms.
 //!
-//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`robust`], [`merge()`], [`step`]; [`replica`] joins them.
+//! In reading order: [`theta`], [`codec`] with [`blob`], [`feedback`], [`robust`], [`merge()`], [`step`]; [`replica`] joins them,
+//! and [`again`] does what a replica did once more.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod again;
 pub mod attack;
 pub mod blob;
 pub mod codec;
 pub mod feedback;
 pub mod merge;
+pub mod own_state;
 mod plan;
 pub mod real;
 pub mod replica;
@@ -27,6 +30,7 @@ pub use blob::{BlobError, Contribution, blob_bytes_max};
 pub use codec::{EncodeError, Flaw, encode};
 pub use feedback::{Encoded, ErrorFeedback, FeedbackError};
 pub use merge::{MergeError, Weighed, merge, merge_weighed};
+pub use own_state::{OwnState, OwnStateError};
 pub use real::nano_f32;
 pub use replica::{Ahead, Input, Merged, Merging, Pending, Replica, ReplicaError, TakenBack};
 pub use step::{OuterRule, OuterState, StepError};

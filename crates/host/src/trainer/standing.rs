@@ -2,11 +2,11 @@
 //! again.
 
 use super::{Report, Trainer};
-use crate::{blobs::Keep, own_state::OwnState};
+use crate::blobs::Keep;
 use anyhow::Context as _;
 use atoll_learner::Learner as _;
 use atoll_ledger::Work;
-use atoll_outer::{Contribution, ErrorFeedback};
+use atoll_outer::{Contribution, ErrorFeedback, OwnState};
 use atoll_protocol::{Hash, Round, transaction::States};
 
 impl Trainer {
