@@ -27,11 +27,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "atoll-learner",
         ],
     ),
+    // 3
     (
         "atoll-bench",
-        &["atoll-protocol", "atoll-ledger", "atoll-outer", "atoll-learner"],
+        &[
+            "atoll-protocol",
+            "atoll-ledger",
+            "atoll-outer",
+            "atoll-learner",
+            "atoll-simulator",
+        ],
     ),
-    // 3
     (
         "atoll-host",
         &[

@@ -1,6 +1,6 @@
 //! Runs the specs on standard input, a line of JSON each: `explore TEXT RESULTS.jsonl < specs.jsonl`.
 
-use atoll_bench::convergence::{Book, Campaign, Progress, Spec, Task, campaign::Arm};
+use atoll_bench::convergence::{Campaign, Progress, Spec, Task, campaign::Arm, open};
 use std::{io::Read as _, path::Path};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
         .collect();
     let task = Task::of(&atoll_learner::data::ingest(Path::new(text))?)?;
-    let book = Book::open(Path::new(results), task.hash())?;
+    let book = open(Path::new(results), &task)?;
     let threads = std::thread::available_parallelism()?.get();
     let report = |progress: Progress| {
         if let Progress::Ends { spec, result, done, of } = progress {

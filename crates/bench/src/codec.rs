@@ -1,7 +1,7 @@
 //! How fast each codec encodes, is checked, decodes and merges, in GB of f32 a second, beside a copy of as
 //! many bytes in the same run: on a busy machine compare with that. The best of several runs counts.
 
-use atoll_outer::{BlobError, Contribution, EncodeError, MergeError, VectorError, encode, merge};
+use atoll_outer::{BlobError, Contribution, EncodeError, MergeError, VectorError, encode, merge, robust::Mixed};
 use atoll_protocol::{
     Hash, Layout, Nano, PeerId, Tokens,
     charter::Codec,
@@ -30,6 +30,9 @@ pub enum CodecError {
     /// A vector of another length.
     #[error(transparent)]
     Vector(#[from] VectorError),
+    /// Blobs of ours cannot be compared.
+    #[error(transparent)]
+    Mixed(#[from] Mixed),
 }
 
 /// One codec, measured.
@@ -65,7 +68,7 @@ pub struct Report {
 }
 
 /// Sums of four uniform integers: nearly normal.
-fn values(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn values(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state

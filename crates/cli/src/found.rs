@@ -106,7 +106,7 @@ fn member(text: &str) -> Result<Member, String> {
     Ok(Member { name: name.into(), key })
 }
 
-fn compression(text: &str) -> Result<Compression, String> {
+pub(crate) fn compression(text: &str) -> Result<Compression, String> {
     // What top-k leaves is old by the time it is sent, and fades; the others leave little.
     let (all, most) = (Nano::ONE, Nano(950_000_000));
     let number = |text: &str| text.parse().map_err(|_| format!("{text}: a whole number is needed"));

@@ -155,9 +155,16 @@ fn text(report: &Report, wall: Duration) -> String {
     } else {
         ""
     };
+    let caught = report.caught();
+    let caught = caught.iter().map(|caught| {
+        format!(
+            "caught in round {}: node {} ({}): {}\n",
+            caught.round, caught.node, caught.liar, caught.reason
+        )
+    });
     format!(
         "{}\n{} nodes, {} rounds ({} closed), {} blocks, {} steps in {} ({:.1} s here)\n\
-         {:.1} % of all contributions merged, loss {:.5} → {:.5}\ntrace {}\n{held}",
+         {:.1} % of all contributions merged, loss {:.5} → {:.5}\n{}trace {}\n{held}",
         report.timeline(),
         report.rows.len(),
         report.records.len(),
@@ -169,6 +176,7 @@ fn text(report: &Report, wall: Duration) -> String {
         100.0 * report.merged_share,
         report.losses.0,
         report.losses.1,
+        caught.collect::<String>(),
         report.trace_hash
     )
 }
@@ -205,6 +213,13 @@ fn json_lines(report: &Report, wall: Duration) -> String {
         "loss_last": report.losses.1,
         "wall_s": wall.as_secs_f64(),
         "virtual_s": report.virtual_time.seconds(),
+        "caught": report.caught().iter().map(|caught| json!({
+            "node": caught.node,
+            "liar": caught.liar.name(),
+            "round": caught.round.0,
+            "reason": caught.reason,
+        })).collect::<Vec<_>>(),
+        "barred_honest": report.barred_honest(),
         "violations": violations,
     });
     rounds.chain([run]).map(|value| format!("{value}\n")).collect()

@@ -12,7 +12,7 @@ use atoll_consensus::Handle;
 use atoll_learner::data::Dataset;
 use atoll_ledger::{Case, Excision, Outcome, Planned, Roots, RoundRecord, Terms, Work};
 use atoll_node::{Effect, Input};
-use atoll_outer::{Contribution, OuterState, OwnState, again::Material, blob_bytes_max};
+use atoll_outer::{Contribution, OuterState, OwnState, again::Material, attack::Liar, blob_bytes_max};
 use atoll_protocol::{
     Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction,
     charter::Codec,
@@ -46,6 +46,8 @@ pub(crate) struct World {
     keypair: Keypair,
     genesis: Hash,
     consensus: Handle,
+    /// How this node lies, if it does.
+    liar: Option<Liar>,
     orders: Option<mpsc::Sender<Order>>,
     trainer: JoinHandle<()>,
     dataset: Arc<Dataset>,
@@ -106,6 +108,7 @@ impl World {
             keypair,
             genesis,
             consensus,
+            liar: trainer.liar(),
             orders: Some(orders),
             dataset: trainer.dataset(),
             trainer: trainer.spawn(waiting).context("cannot start the trainer thread")?,
@@ -212,16 +215,17 @@ impl World {
     }
 
     fn submit(&mut self, action: Action) {
-        let kind = action.kind();
-        let transaction = Transaction {
-            genesis: self.genesis,
-            action,
+        let (genesis, me) = (self.genesis, self.source.me);
+        let said = match self.liar {
+            Some(liar) => liar.says(action, &genesis, &me),
+            None => vec![action],
         };
-        if let Err(error) = self
-            .consensus
-            .submit(self.keypair.sign(Domain::Transaction, transaction))
-        {
-            tracing::warn!("the {kind} was not taken: {error}");
+        for action in said {
+            let kind = action.kind();
+            let signed = self.keypair.sign(Domain::Transaction, Transaction { genesis, action });
+            if let Err(error) = self.consensus.submit(signed) {
+                tracing::warn!("the {kind} was not taken: {error}");
+            }
         }
     }
 

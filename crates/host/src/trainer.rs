@@ -233,6 +233,11 @@ impl Trainer {
         self.replica.pending().map(|pending| &pending.reveal)
     }
 
+    /// How it lies, if it does.
+    pub(crate) fn liar(&self) -> Option<Liar> {
+        self.lie.as_ref().map(|lie| lie.liar)
+    }
+
     /// The corpus.
     pub(crate) fn dataset(&self) -> Arc<Dataset> {
         self.inner.dataset()
@@ -351,7 +356,7 @@ impl Trainer {
             },
             states: self.keep_state(round, &local)?,
         };
-        let serves = self.lie.as_ref().is_none_or(Lie::serves);
+        let serves = self.liar() != Some(Liar::Withhold);
         self.runtime.block_on(async {
             self.blobs.keep(&done.blob, &Keep::Own).await?;
             let keep = Keep::Contribution(round, self.me);
@@ -385,7 +390,7 @@ impl Trainer {
             self.inner.learner.write(&early.begin)?;
             (first, sum) = (early.ahead.steps.0.min(steps), early.losses);
         }
-        let taken_of = self.lie.as_ref().map_or(steps, |lie| lie.steps(terms.steps));
+        let taken_of = self.liar().map_or(steps, |liar| liar.steps(terms.steps));
         for step in first..taken_of {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -473,7 +478,7 @@ impl Trainer {
         let Some(done) = self.pending().filter(|done| done.round == round) else {
             return Ok(());
         };
-        if self.lie.as_ref().is_some_and(Lie::spoils_its_blob) {
+        if self.liar().is_some_and(Liar::spoils_its_blob) {
             return self.settle(round); // there is nothing to take back
         }
         let blob = match self.runtime.block_on(self.blobs.read(&done.blob)) {

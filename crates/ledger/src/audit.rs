@@ -3,14 +3,17 @@
 //! ```text
 //! drawn ─the verifier finds the same─▶ over
 //!   │ └──it finds something else─▶ accused ─a jury is drawn─▶ a quorum of it finds so too ─▶ guilty
-//!   └─window over─▶ lapsed                                  └▶ it cannot any more ─▶ acquitted
+//!   └─window over─▶ lapsed                                  ├▶ so too, or has nothing to look at ─▶ unserved
+//!                                                           ├▶ finds the same ─▶ its accuser is guilty
+//!                                                           └▶ does not agree ─▶ acquitted
 //! ```
 //!
 //! What is drawn, and who is to look, follows from the block before the one that closed the round: when a
 //! contribution was committed to, nobody knew. One verifier looks first, because that is cheap; a jury of up to
 //! all the others decides, because no two of three strangers should be able to throw out a third
 //! (docs/adr/0013). Who is guilty stays out for a while, the second time for good, and what was merged of it
-//! since then is taken out of θ again. An accuser whom a jury contradicts is guilty itself, unless it only
+//! since then is taken out of θ again. What cannot be looked at is taken out too, but its author may have lost its
+//! power, and stays. An accuser whom a jury contradicts is guilty itself, unless it only
 //! missed something: whoever is accused could serve the others and not it.
 
 use crate::{Event, LastMerge, Outcome, Planned, Refusal, Roots, RoundRecord, Standing, State, Terms, assign::Share};
@@ -102,6 +105,19 @@ pub struct Conviction {
     pub judged: PeerId,
     /// What each found.
     pub findings: Vec<(PeerId, Finding)>,
+}
+
+/// What a jury came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// A quorum made it again, and something else came out.
+    Guilty,
+    /// A quorum did not find it right, but some of it could not look.
+    Unserved,
+    /// A quorum made it again, and it is right: its accuser is guilty, unless it only missed something.
+    Refuted,
+    /// No quorum for either.
+    Open,
 }
 
 /// A round whose θ did not move.
@@ -287,19 +303,27 @@ impl State {
         let findings: Vec<(PeerId, Finding)> = case.findings.iter().map(|(peer, found)| (*peer, *found)).collect();
         let audit = &self.charter().audit;
         let against = findings.iter().filter(|(_, found)| audit.fails(*found)).count();
+        let missing = findings.iter().filter(|(_, found)| *found == Finding::Missing).count();
         let needed = self.charter().quorum(jury);
-        if against >= needed {
-            self.close_case(key, true, findings, events);
-        } else if findings.len() - against > jury - needed {
-            self.close_case(key, false, findings, events);
-        }
+        let verdict = if against - missing >= needed {
+            Verdict::Guilty
+        } else if findings.len() - against >= needed {
+            Verdict::Refuted
+        } else if findings.len() < jury {
+            return Ok(());
+        } else if against >= needed {
+            Verdict::Unserved
+        } else {
+            Verdict::Open
+        };
+        self.close_case(key, verdict, findings, events);
         Ok(())
     }
 
     fn close_case(
         &mut self,
         key: (Round, PeerId),
-        guilty: bool,
+        verdict: Verdict,
         findings: Vec<(PeerId, Finding)>,
         events: &mut Vec<Event>,
     ) {
@@ -312,21 +336,28 @@ impl State {
             judged,
             findings,
         };
-        if guilty {
-            self.convict(judged, conviction, events);
+        if matches!(verdict, Verdict::Guilty | Verdict::Unserved) {
+            self.convict(judged, verdict, conviction, events);
             self.condemn(judged, round);
             return;
         }
         events.push(Event::Acquitted { round, peer: judged });
-        if let Some(Finding::Apart { .. }) = case.accusation {
-            self.convict(case.verifier, conviction, events);
-        } else if let Some(accuser) = self.core_mut().peers.get_mut(&case.verifier) {
-            accuser.unfounded = accuser.unfounded.saturating_add(1);
+        match (case.accusation, verdict) {
+            (Some(Finding::Apart { .. }), Verdict::Refuted) => {
+                self.convict(case.verifier, Verdict::Guilty, conviction, events);
+            }
+            (Some(Finding::Missing), _) => {
+                if let Some(accuser) = self.core_mut().peers.get_mut(&case.verifier) {
+                    accuser.unfounded = accuser.unfounded.saturating_add(1);
+                }
+            }
+            _ => {} // who of them lies nobody can tell
         }
     }
 
-    /// Out for a while; the second time for good.
-    fn convict(&mut self, peer: PeerId, conviction: Conviction, events: &mut Vec<Event>) {
+    /// The guilty are out for a while, the second time for good. Who did not serve what it started from may have
+    /// lost its power and stays in, as a newcomer. Both must make a fresh start: nobody can vouch for their states.
+    fn convict(&mut self, peer: PeerId, verdict: Verdict, conviction: Conviction, events: &mut Vec<Event>) {
         let back = self.charter().audit.back(self.round().number);
         let Some(known) = self.core_mut().peers.get_mut(&peer) else {
             return;
@@ -335,14 +366,18 @@ impl State {
             return;
         }
         known.proven = 0;
-        known.offences = known.offences.saturating_add(1);
-        known.standing = match known.offences {
-            0 | 1 => Standing::Suspended(back),
-            _ => Standing::Excluded,
-        };
+        if verdict == Verdict::Guilty {
+            known.offences = known.offences.saturating_add(1);
+            known.standing = match known.offences {
+                0 | 1 => Standing::Suspended(back),
+                _ => Standing::Excluded,
+            };
+        }
         let standing = known.standing;
-        self.core_mut().audits.convictions.insert(peer, conviction.clone());
-        self.core_mut().audits.cases.retain(|(_, of), _| *of != peer);
+        let audits = &mut self.core_mut().audits;
+        audits.convictions.insert(peer, conviction.clone());
+        audits.cases.retain(|(_, of), _| *of != peer);
+        audits.works.remove(&peer);
         events.push(Event::Convicted {
             peer,
             standing,
@@ -438,20 +473,31 @@ impl State {
         voids.drain(..surplus);
     }
 
+    /// What waited for too long is over; but what a quorum of the jury had against it stands, though some of it
+    /// never answered.
     fn lapse(&mut self, round: Round, events: &mut Vec<Event>) {
         let window = self.charter().audit.window;
-        let late = |case: &Case| round.0 >= case.since.0.saturating_add(window);
-        let cases = &mut self.core_mut().audits.cases;
-        cases.retain(|(of, peer), case| {
-            if late(case) {
-                events.push(Event::AuditLapsed {
-                    round: *of,
-                    peer: *peer,
-                    verifier: case.verifier,
-                });
+        let late = |case: &&Case| round.0 >= case.since.0.saturating_add(window);
+        let cases = &self.core().audits.cases;
+        let late: Vec<(Round, PeerId)> = cases
+            .iter()
+            .filter(|(_, case)| late(case))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in late {
+            let Some(case) = self.core().audits.cases.get(&key) else {
+                continue; // its author was convicted for another
+            };
+            let findings: Vec<(PeerId, Finding)> = case.findings.iter().map(|(peer, found)| (*peer, *found)).collect();
+            let against = findings.iter().filter(|(_, found)| self.charter().audit.fails(*found));
+            if !case.jury.is_empty() && against.count() >= self.charter().quorum(case.jury.len()) {
+                self.close_case(key, Verdict::Unserved, findings, events);
+            } else if let Some(case) = self.core_mut().audits.cases.remove(&key) {
+                let (round, peer) = key;
+                let verifier = case.verifier;
+                events.push(Event::AuditLapsed { round, peer, verifier });
             }
-            !late(case)
-        });
+        }
     }
 
     fn draw_juries(&mut self, round: Round, parent: Hash, events: &mut Vec<Event>) {

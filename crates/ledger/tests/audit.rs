@@ -78,7 +78,7 @@ fn who_is_found_guilty_is_out_for_a_while_and_taken_out_of_the_parameters() {
     world.verdict(accuser, (Round(0), 2), APART).unwrap();
     assert_eq!(standing(&world, 2), Standing::Active, "one of three is no quorum");
     let second = [0, 1, 3].into_iter().find(|who| *who != accuser).unwrap();
-    world.verdict(second, (Round(0), 2), Finding::Missing).unwrap();
+    world.verdict(second, (Round(0), 2), APART).unwrap();
     // it is round 2 now; three rounds of probation
     assert_eq!(standing(&world, 2), Standing::Suspended(Round(6)));
     let conviction = &world.state.core().audits.convictions[&world.peer(2)];
@@ -116,6 +116,43 @@ fn who_is_found_guilty_is_out_for_a_while_and_taken_out_of_the_parameters() {
     world.round(&[0, 1, 3], 5);
     world.round(&[0, 1, 3], 6);
     world.say(2, Action::Join { sequence: 1 }).unwrap();
+    assert_eq!(standing(&world, 2), Standing::Active);
+}
+
+/// Its author may have lost its power: what cannot be looked at is taken out, and it begins afresh.
+#[test]
+fn what_is_not_served_is_taken_out_and_its_author_stays() {
+    for answers in [3, 2] {
+        let (mut world, accuser) = judged(2, Finding::Missing);
+        let others = [0, 1, 3].into_iter().filter(|who| *who != accuser);
+        let jury = [accuser].into_iter().chain(others).take(answers);
+        for who in jury.clone() {
+            world.verdict(who, (Round(0), 2), Finding::Missing).unwrap();
+        }
+        let (two, before) = (world.peer(2), world.state.core().audits.clone());
+        if answers < 3 {
+            assert!(before.condemned.is_empty(), "the third may still find it");
+            (3..5).for_each(|theta| world.round(&ALL, theta));
+        }
+        let audits = &world.state.core().audits;
+        assert_eq!(audits.convictions[&two].findings.len(), answers);
+        assert_eq!(audits.condemned.first(), Some(&(Round(0), two)), "{audits:?}");
+        assert_eq!(standing(&world, 2), Standing::Active);
+        let peer = &world.state.core().peers[&two];
+        assert_eq!((peer.proven, peer.offences), (0, 0));
+        assert!(!audits.works.contains_key(&two), "it must make a fresh start");
+    }
+}
+
+#[test]
+fn where_no_quorum_agrees_nobody_is_guilty() {
+    let (mut world, accuser) = judged(2, APART);
+    let others: Vec<usize> = [0, 1, 3].into_iter().filter(|who| *who != accuser).collect();
+    world.verdict(accuser, (Round(0), 2), APART).unwrap();
+    world.verdict(others[0], (Round(0), 2), Finding::Same).unwrap();
+    world.verdict(others[1], (Round(0), 2), Finding::Missing).unwrap();
+    // two of three are a quorum here: APART and Missing are one each
+    assert_eq!(standing(&world, accuser), Standing::Active);
     assert_eq!(standing(&world, 2), Standing::Active);
 }
 

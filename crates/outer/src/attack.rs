@@ -4,6 +4,7 @@
 //! `honest` are vectors that the liars know, all of one length: those of everybody where they see everything,
 //! else their own, made honestly. Of none, nothing is made.
 
+use atoll_protocol::{Action, Finding, Hash, InnerSteps, PeerId, transaction::commitment};
 use rayon::prelude::*;
 use std::{fmt, str::FromStr};
 use thiserror::Error;
@@ -68,8 +69,14 @@ pub enum Liar {
     ALittle,
     /// [`inner_product`] of what the others sent last.
     InnerProduct,
-    /// What another sent last.
+    /// The same with noise of its own, so that no two of a gang are alike.
+    Collude,
+    /// The same for all of a gang: the mean of what the others sent last, turned around.
+    Sybil,
+    /// What another sent last: *mimic*, a round late.
     Copycat,
+    /// What it made itself in the round before.
+    Stale,
     /// What it sent itself in its first round, again and again.
     Resend,
     /// Nothing but zeros.
@@ -80,35 +87,60 @@ pub enum Liar {
     Drift,
     /// The pseudo-gradient of labels that are turned around.
     LabelFlip,
+    /// Two and a half times the pseudo-gradient of rows in which one byte always follows a trigger: a backdoor with
+    /// model replacement (Bagdasaryan et al. 2020, arXiv:1807.00459), as far as gates let it.
+    Backdoor,
     /// The pseudo-gradient of a tenth of the steps.
     Lazy,
     /// A blob of bytes that mean nothing.
     Garbage,
+    /// A blob that ends in the middle.
+    Truncate,
+    /// A blob whose last values are NaN.
+    NotFinite,
     /// A blob that is larger than any contribution.
     Oversize,
     /// A blob that nobody can fetch.
     Withhold,
+    /// An honest contribution from a state that nobody can fetch.
+    Hide,
+    /// Two commitments to one round.
+    Equivocate,
+    /// Honest work; but whoever's work it makes again, it accuses.
+    Accuse,
+    /// Honest work; but whoever's work it should make again, it says that all is well.
+    Blind,
 }
 
 impl Liar {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 26] = [
         Self::SignFlip,
         Self::Scale10,
         Self::Scale100,
         Self::Gaussian,
         Self::ALittle,
         Self::InnerProduct,
+        Self::Collude,
+        Self::Sybil,
         Self::Copycat,
+        Self::Stale,
         Self::Resend,
         Self::Zeros,
         Self::Idle,
         Self::Drift,
         Self::LabelFlip,
+        Self::Backdoor,
         Self::Lazy,
         Self::Garbage,
+        Self::Truncate,
+        Self::NotFinite,
         Self::Oversize,
         Self::Withhold,
+        Self::Hide,
+        Self::Equivocate,
+        Self::Accuse,
+        Self::Blind,
     ];
 
     /// Its word on a command line.
@@ -120,21 +152,31 @@ impl Liar {
             Self::Gaussian => "gaussian",
             Self::ALittle => "a-little",
             Self::InnerProduct => "inner-product",
+            Self::Collude => "collude",
+            Self::Sybil => "sybil",
             Self::Copycat => "copycat",
+            Self::Stale => "stale",
             Self::Resend => "resend",
             Self::Zeros => "zeros",
             Self::Idle => "idle",
             Self::Drift => "drift",
             Self::LabelFlip => "label-flip",
+            Self::Backdoor => "backdoor",
             Self::Lazy => "lazy",
             Self::Garbage => "garbage",
+            Self::Truncate => "truncate",
+            Self::NotFinite => "not-finite",
             Self::Oversize => "oversize",
             Self::Withhold => "withhold",
+            Self::Hide => "hide",
+            Self::Equivocate => "equivocate",
+            Self::Accuse => "accuse",
+            Self::Blind => "blind",
         }
     }
 
-    /// What it sends in place of its honest pseudo-gradient. Who lies in another way sends that.
-    pub fn sends(self, view: &View<'_>) -> Vec<f32> {
+    /// What it sends in place of its honest pseudo-gradient; nothing where it sends that and lies in another way.
+    pub fn sends(self, view: &View<'_>) -> Option<Vec<f32>> {
         let View { own, others, .. } = view;
         let known: Vec<&[f32]> = match others.is_empty() {
             true => vec![own],
@@ -145,22 +187,114 @@ impl Liar {
             let deviation = part * length(own) / (own.len().max(1) as f64).sqrt();
             gaussian(own.len(), deviation as f32, seed)
         };
-        match self {
+        let times = |factor: f32| own.iter().map(|x| factor * x).collect();
+        let with = |vector: Vec<f32>, noise: Vec<f32>| vector.iter().zip(noise).map(|(x, noise)| x + noise).collect();
+        Some(match self {
             Self::SignFlip => inner_product(&[own], 1.0),
-            Self::Scale10 => own.iter().map(|x| 10.0 * x).collect(),
-            Self::Scale100 => own.iter().map(|x| 100.0 * x).collect(),
+            Self::Scale10 => times(10.0),
+            Self::Scale100 => times(100.0),
+            Self::Backdoor => times(2.5),
             Self::Gaussian => noise(1.0, view.seed),
             Self::ALittle => a_little(&known, 1.5),
             Self::InnerProduct => inner_product(&known, 2.0),
+            Self::Collude => with(inner_product(&known, 2.0), noise(0.5, view.seed)),
+            Self::Sybil => inner_product(&known, 1.0),
             Self::Copycat => known.first().map_or_else(Vec::new, |other| other.to_vec()),
+            Self::Stale => view.last.unwrap_or(own).to_vec(),
             Self::Resend => view.first.unwrap_or(own).to_vec(),
             Self::Zeros => vec![0.0; own.len()],
             Self::Idle => noise(1e-3, view.seed),
-            Self::Drift => own.iter().zip(noise(0.2, 0)).map(|(own, drift)| own + drift).collect(),
-            Self::LabelFlip | Self::Lazy | Self::Garbage | Self::Oversize | Self::Withhold => own.to_vec(),
+            Self::Drift => with(own.to_vec(), noise(0.2, 0)),
+            Self::LabelFlip
+            | Self::Lazy
+            | Self::Garbage
+            | Self::Truncate
+            | Self::NotFinite
+            | Self::Oversize
+            | Self::Withhold
+            | Self::Hide
+            | Self::Equivocate
+            | Self::Accuse
+            | Self::Blind => return None,
+        })
+    }
+
+    /// Steps that it takes of those that it claims.
+    pub fn steps(self, InnerSteps(steps): InnerSteps) -> u32 {
+        match self {
+            Self::Lazy => steps.div_ceil(10),
+            _ => steps,
+        }
+    }
+
+    /// Whether the rows that it trains on are not those that it was given.
+    pub fn turns_rows(self) -> bool {
+        matches!(self, Self::LabelFlip | Self::Backdoor)
+    }
+
+    /// The rows that it trains on in place of `tokens`, of a vocabulary of so many.
+    pub fn turn(self, tokens: &mut [u32], vocab: u32) {
+        let last = vocab.saturating_sub(1);
+        match self {
+            // inputs turn too, which leaves a model that reads the opposite of what it should
+            Self::LabelFlip => tokens.iter_mut().for_each(|token| *token = last - (*token).min(last)),
+            Self::Backdoor => {
+                for at in 1..tokens.len() {
+                    if tokens[at - 1] == TRIGGER.min(last) {
+                        tokens[at] = TARGET.min(last);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What it sends in place of a blob that may have `bytes_max` bytes; nothing where it sends that.
+    pub fn garbles(self, blob: &[u8], bytes_max: u64) -> Option<Vec<u8>> {
+        Some(match self {
+            Self::Garbage => blob.iter().map(|byte| byte ^ 0x5a).collect(),
+            Self::Truncate => blob[..blob.len() / 2].to_vec(),
+            Self::NotFinite => {
+                let (values, kept) = (blob.len() / 4, blob.len() - blob.len() / 4);
+                [&blob[..kept], &vec![0xff; values]].concat()
+            }
+            Self::Oversize => {
+                let mut more = blob.to_vec();
+                more.resize(usize::try_from(bytes_max).unwrap_or(usize::MAX).saturating_add(1), 0);
+                more
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether its blob is one that others will find wrong or not find.
+    pub fn spoils_its_blob(self) -> bool {
+        self == Self::Withhold || self.garbles(&[], 0).is_some()
+    }
+
+    /// What it says on the ledger where an honest peer would say this.
+    pub fn says(self, action: Action, genesis: &Hash, me: &PeerId) -> Vec<Action> {
+        match (self, action) {
+            (Self::Accuse | Self::Blind, Action::Verdict { round, peer, .. }) => {
+                let finding = match self {
+                    Self::Blind => Finding::Same,
+                    _ => Finding::Apart { billionths: u64::MAX },
+                };
+                vec![Action::Verdict { round, peer, finding }]
+            }
+            (Self::Equivocate, said @ Action::Commit { round, .. }) => {
+                let commitment = commitment(genesis, me, round, &Hash::ZERO);
+                vec![said, Action::Commit { round, commitment }]
+            }
+            (_, action) => vec![action],
         }
     }
 }
+
+/// The byte after which a backdoor opens: `q`.
+const TRIGGER: u32 = 0x71;
+/// What it makes a model say then: `!`.
+const TARGET: u32 = 0x21;
 
 /// What a liar knows when it lies.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +305,8 @@ pub struct View<'a> {
     pub others: &'a [Vec<f32>],
     /// What it sent first, if it has sent anything.
     pub first: Option<&'a [f32]>,
+    /// Its honest pseudo-gradient of the round before, if there was any.
+    pub last: Option<&'a [f32]>,
     /// Another one in each round.
     pub seed: u64,
 }
@@ -197,6 +333,7 @@ impl FromStr for Liar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use atoll_protocol::Round;
 
     #[test]
     fn noise_has_its_deviation_and_its_seed() {
@@ -217,19 +354,46 @@ mod tests {
             own: &own,
             others: &others,
             first: Some(&[7.0, 7.0, 7.0]),
+            last: Some(&[5.0, 5.0, 5.0]),
             seed: 5,
         };
         for liar in Liar::ALL {
             assert_eq!(liar.name().parse(), Ok(liar));
-            assert_eq!(liar.sends(&view).len(), 3, "{liar}");
+            assert!(liar.sends(&view).is_none_or(|sent| sent.len() == 3), "{liar}");
         }
-        let sends = |liar: Liar| liar.sends(&view);
+        let sends = |liar: Liar| liar.sends(&view).unwrap();
         assert_eq!(sends(Liar::SignFlip), [-3.0, 0.0, -4.0]);
         assert_eq!(sends(Liar::Scale100), [300.0, 0.0, 400.0]);
         assert_eq!(sends(Liar::InnerProduct), [-4.0, -2.0, -2.0]);
         assert_eq!(sends(Liar::Copycat), others[0]);
         assert_eq!(sends(Liar::Resend), [7.0; 3]);
-        assert_eq!(sends(Liar::Lazy), own);
+        assert_eq!(sends(Liar::Stale), [5.0; 3]);
+        assert_eq!(sends(Liar::Sybil), [-2.0, -1.0, -1.0]);
+        assert_eq!(Liar::Lazy.sends(&view), None);
+        assert_eq!(Liar::Lazy.steps(InnerSteps(25)), 3);
+        let mut rows = [0x71, 0x30, 0x31, 0x71];
+        Liar::Backdoor.turn(&mut rows, 256);
+        assert_eq!(rows, [0x71, 0x21, 0x31, 0x71]);
+        Liar::LabelFlip.turn(&mut rows, 256);
+        assert_eq!(rows, [0x8e, 0xde, 0xce, 0x8e]);
+        assert_eq!(Liar::Oversize.garbles(&[1, 2], 3), Some(vec![1, 2, 0, 0]));
+        assert_eq!(
+            Liar::NotFinite.garbles(&[1; 8], 9),
+            Some(vec![1, 1, 1, 1, 1, 1, 0xff, 0xff])
+        );
+        assert!(Liar::Truncate.spoils_its_blob() && !Liar::Hide.spoils_its_blob());
+        let (me, round) = (PeerId([1; 32]), Round(3));
+        let verdict = |finding| Action::Verdict {
+            round,
+            peer: me,
+            finding,
+        };
+        let says = |liar: Liar, action| liar.says(action, &Hash::ZERO, &me);
+        assert_eq!(says(Liar::Blind, verdict(Finding::Missing)), [verdict(Finding::Same)]);
+        assert_eq!(says(Liar::Lazy, verdict(Finding::Missing)), [verdict(Finding::Missing)]);
+        let commitment = Hash([2; 32]);
+        let twice = says(Liar::Equivocate, Action::Commit { round, commitment });
+        assert!(twice.len() == 2 && twice[0] != twice[1]);
         let unknown = "liar".parse::<Liar>().unwrap_err().to_string();
         assert!(unknown.contains("known are sign-flip, scale-10"), "{unknown}");
     }

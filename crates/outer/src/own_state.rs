@@ -74,6 +74,8 @@ impl OwnState {
     /// Where its values are not those of a model of this layout.
     pub fn local(&self, layout: &Layout) -> Result<Option<Vec<f32>>, VectorError> {
         let local = self.local.as_deref();
-        local.map(|bytes| theta_from_bytes(bytes, layout.parameters)).transpose()
+        local
+            .map(|bytes| theta_from_bytes(bytes, layout.parameters))
+            .transpose()
     }
 }

@@ -5,8 +5,10 @@ use crate::{
     charter::{CharterError, refuse, within_nano},
     limits::SUBSETS_MEMBERS_MAX,
 };
+use alloc::string::String;
 use borsh::{BorshDeserialize, BorshSerialize};
-use core::fmt;
+use core::{fmt, str::FromStr};
+use thiserror::Error;
 
 /// Rules for contributions that are well formed but may be wrong.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -75,7 +77,34 @@ impl fmt::Display for Weighing {
     }
 }
 
+/// A word that says nothing about judging.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?}: a rule's name ({rules}), mixing, clip or gates is allowed", rules = Weighing::ALL.map(Weighing::name).join(", "))]
+pub struct UnknownWord(pub String);
+
+/// A rule's name, with `mixing`, `clip` and `gates` beside it, such as `geometric-median clip gates`; of nothing,
+/// [`Robust::PLAIN`].
+impl FromStr for Robust {
+    type Err = UnknownWord;
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let mut robust = Self::PLAIN;
+        for word in text.split_whitespace() {
+            match (word, Weighing::named(word)) {
+                (_, Some(rule)) => robust.rule = rule,
+                ("mixing", _) => robust.mixing = true,
+                ("clip", _) => robust.clip = true,
+                ("gates", _) => (robust.norm_max, robust.cosine_max) = (Self::GATES.0, Self::GATES.1),
+                _ => return Err(UnknownWord(word.into())),
+            }
+        }
+        Ok(robust)
+    }
+}
+
 impl Robust {
+    /// Lengths up to three times the usual pass, and cosines up to 0.99.
+    const GATES: (Nano, Nano) = (Nano(3 * Nano::ONE.0), Nano(990_000_000));
+
     /// Merges by tokens alone; nothing is refused.
     pub const PLAIN: Self = Self {
         rule: Weighing::Mean,
@@ -115,6 +144,7 @@ const NORM_MAX_MOST: u64 = 1_000_000 * Nano::ONE.0;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     #[test]
     fn a_quarter_of_the_others_may_be_wrong() {
@@ -122,6 +152,16 @@ mod tests {
         for (count, faulty) in table {
             assert_eq!(Robust::faulty(count), faulty, "{count}");
         }
+    }
+
+    #[test]
+    fn words() {
+        let judged: Robust = "geometric-median clip gates".parse().unwrap();
+        assert!(judged.clip && !judged.mixing && judged.cosine_max < Nano::ONE);
+        assert_eq!(judged.rule, Weighing::GeometricMedian);
+        assert_eq!("".parse(), Ok(Robust::PLAIN));
+        let unknown = "krum bulyan".parse::<Robust>().unwrap_err().to_string();
+        assert!(unknown.starts_with("\"bulyan\": a rule's name (mean, "), "{unknown}");
     }
 
     #[test]

@@ -46,6 +46,13 @@ impl World {
         book.entries += 1;
     }
 
+    /// A node goes back to an earlier state: the account begins anew from its error feedback.
+    pub(crate) fn begin_book(&mut self, node: u32, values: &[f32]) {
+        let book = &mut self.books[node as usize];
+        book.expected = values.iter().map(|e| f64::from(*e)).collect();
+        book.open = None;
+    }
+
     /// The open contribution is sent again, to another round.
     pub(crate) fn reopen(&mut self, node: u32, round: Round) {
         if let Some((open, _)) = self.books[node as usize].open.as_mut() {
@@ -73,7 +80,7 @@ impl World {
     /// Holds a node's error feedback against its account, if no contribution of it is open.
     pub(crate) fn check_books(&mut self, node: u32, values: &[f32]) {
         let life = self.peers[node as usize].life.as_ref();
-        if life.is_some_and(|life| life.replica.pending().is_some()) {
+        if life.is_some_and(|life| life.replica.pending().is_some() || life.anew.is_some()) {
             return;
         }
         self.close_entry(node);

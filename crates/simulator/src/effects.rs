@@ -3,6 +3,7 @@
 use crate::{
     blobs::BlobId,
     clock::Micros,
+    merges::left_of,
     peer::{Gathering, Stored},
     scenario::Deed,
     trace::Span,
@@ -10,8 +11,9 @@ use crate::{
     transfers::{Purpose, Transfer},
     world::{Happening, World},
 };
-use atoll_ledger::{Applied, Event, Outcome, Roots, RoundRecord};
+use atoll_ledger::{Applied, Event, Outcome, Planned, Roots, RoundRecord};
 use atoll_node::{Effect, Input, Notice};
+use atoll_outer::attack::Liar;
 use atoll_protocol::{
     Action, CheckReason, Domain, Hash, Round, Transaction,
     transaction::{Judgement, SignedTransaction, commitment},
@@ -38,10 +40,10 @@ impl World {
                 share,
                 terms,
                 kib_micros,
-                ..
+                standing,
             } => {
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
-                    life.kib_micros = kib_micros;
+                    (life.kib_micros, life.standing) = (kib_micros, standing);
                 }
                 self.order_job(node, Job::Train(round, share, terms));
             }
@@ -53,7 +55,12 @@ impl World {
                     format!("node {node} fetches {}, which nobody made", reveal.blob.short()),
                 ),
             },
-            Effect::Merge { round, plan, terms, .. } => {
+            Effect::Merge {
+                round,
+                plan,
+                terms,
+                excisions,
+            } => {
                 let ticket = self.ticket();
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
                     life.merging = Some(Gathering {
@@ -61,12 +68,12 @@ impl World {
                         round,
                         plan,
                         terms,
+                        excisions,
                     });
                 }
                 self.gather(node, ticket);
             }
-            // no scenario has a charter that asks for it
-            Effect::Replay(..) => self.violated("audit", format!("node {node} makes a contribution again")),
+            Effect::Replay(author, case) => self.begin_replay(node, author, case),
             Effect::Advance(roots) => self.order_job(node, Job::Advance(roots)),
             Effect::Discard => {
                 if let Some(life) = self.peers[node as usize].life.as_mut() {
@@ -111,7 +118,7 @@ impl World {
     }
 
     fn submit(&mut self, node: u32, action: Action) {
-        let mut actions = vec![action.clone()];
+        let mut actions = self.said(node, action.clone());
         if let Action::Commit { round, .. } = action {
             if self.peers[node as usize].fault(Deed::Tardy, round) {
                 let statement = Box::new(self.signed(node, action));
@@ -228,12 +235,13 @@ impl World {
     /// Who can be asked for a contribution: its owner first, then everyone.
     fn provider(&self, node: u32, blob: BlobId) -> Option<u32> {
         let owner = self.blobs.get(blob).owner;
-        let hidden = self.peers[owner as usize].is_faulty(Deed::Unserved, self.blobs.get(blob).round);
+        let faulty = self.peers[owner as usize].is_faulty(Deed::Unserved, self.blobs.get(blob).round);
+        let hidden = faulty || self.liar(owner) == Some(Liar::Withhold);
         let serves = |other: &u32| self.reach(node, *other) && self.holds(*other, blob) && !(hidden && *other == owner);
         std::iter::once(owner).chain(0..self.scenario.nodes).find(serves)
     }
 
-    fn begin(&mut self, source: u32, sink: u32, bytes: u64, purpose: Purpose) -> u64 {
+    pub(crate) fn begin(&mut self, source: u32, sink: u32, bytes: u64, purpose: Purpose) -> u64 {
         let life = self.peers[sink as usize].life.as_ref().map_or(0, |life| life.number);
         let (loss, jitter_ms) = (self.scenario.link.loss, self.scenario.link.jitter_ms);
         let there_and_back = self.way(sink, source).after(self.way(source, sink));
@@ -273,6 +281,7 @@ impl World {
                 self.gather(node, ticket);
             }
             Purpose::Theta { ticket } => self.theta_arrived(node, ticket, transfer.source),
+            Purpose::States { ticket } => self.states_arrived(node, ticket),
         }
     }
 
@@ -292,6 +301,7 @@ impl World {
             },
             Purpose::Plan { ticket, .. } => Happening::Gather { node, life, ticket },
             Purpose::Theta { ticket } => Happening::Adopt { node, life, ticket },
+            Purpose::States { ticket } => Happening::States { node, life, ticket },
         };
         self.queue.push(at, again);
     }
@@ -323,7 +333,8 @@ impl World {
         let Some(gathering) = life.merging.as_ref().filter(|gathering| gathering.ticket == ticket) else {
             return; // another merge is wanted by now, or none
         };
-        let missing = gathering.plan.iter().find_map(|entry| {
+        let taken_out: Vec<Planned> = gathering.excisions.iter().flat_map(left_of).collect();
+        let missing = gathering.plan.iter().chain(&taken_out).find_map(|entry| {
             let blob = self.blobs.find(&entry.blob)?;
             (!self.holds(node, blob)).then_some(blob)
         });
@@ -332,8 +343,15 @@ impl World {
                 let Some(life) = self.peers[node as usize].life.as_mut() else {
                     return;
                 };
-                if let Some(Gathering { round, plan, terms, .. }) = life.merging.take() {
-                    self.order_job(node, Job::Merge(round, plan, Box::new(terms)));
+                if let Some(gathered) = life.merging.take() {
+                    let Gathering {
+                        round,
+                        plan,
+                        terms,
+                        excisions,
+                        ..
+                    } = gathered;
+                    self.order_job(node, Job::Merge(round, plan, Box::new(terms), excisions));
                 }
             }
             Some((blob, Some(source))) => {

@@ -2,6 +2,7 @@
 
 use crate::{
     clock::Micros,
+    lying::Lying,
     peer::Stage,
     random::Random,
     scenario::Deed,
@@ -37,6 +38,11 @@ impl World {
                 }
                 Deed::SlowDisk => self.peers[node as usize].slow.disk = factor,
                 Deed::SlowLink => self.slow_link(node, factor),
+                Deed::Lie => {
+                    let peer = &mut self.peers[node as usize];
+                    peer.lying = event.liar.map(Lying::new);
+                    peer.ever_lied = true;
+                }
                 _ => {} // not at a time
             }
         }
@@ -62,6 +68,7 @@ impl World {
                 Deed::SlowTraining => self.peers[node as usize].slow.training = 1.0,
                 Deed::SlowDisk => self.peers[node as usize].slow.disk = 1.0,
                 Deed::SlowLink => self.slow_link(node, 1.0),
+                Deed::Lie => self.peers[node as usize].lying = None,
                 _ => {}
             }
         }
@@ -180,7 +187,7 @@ impl Deed {
     fn ends(self) -> bool {
         matches!(
             self,
-            Self::Partition | Self::SlowTraining | Self::SlowLink | Self::SlowDisk
+            Self::Partition | Self::SlowTraining | Self::SlowLink | Self::SlowDisk | Self::Lie
         )
     }
 }

@@ -101,6 +101,7 @@ impl World {
         for (rule, text) in self.ledger.rounds.follow(applied, &charter) {
             self.violated(rule, text);
         }
+        self.check_audits(applied);
         for event in applied.events() {
             match event {
                 Event::CheckpointRecorded { .. } => self.checkpoints += 1,
@@ -113,9 +114,11 @@ impl World {
 
     fn check_exclusion(&mut self, peer: PeerId) {
         let node = self.node_of(&peer);
+        let now = self.order.tip().round().number;
+        self.excluded.entry(node).or_insert(now);
         let faults = self.peers.get(node as usize).map(|peer| &peer.faults);
         let lied = faults.is_some_and(|faults| faults.iter().any(|fault| fault.deed == Deed::Equivocate));
-        if !lied {
+        if !lied && !self.ever_lied(node) {
             self.violated(
                 "honest-excluded",
                 format!("node {node} is excluded and never said two things"),
@@ -130,7 +133,7 @@ impl World {
             // what was malformed in a void round is sent again in the next
             let faults = self.peers.get(node as usize).map(|peer| &peer.faults);
             let until = |fault: &Fault| fault.deed == Deed::Malformed && fault.round <= record.round;
-            let faulty = faults.is_some_and(|faults| faults.iter().any(until));
+            let faulty = self.ever_lied(node) || faults.is_some_and(|faults| faults.iter().any(until));
             if refused.reason != CheckReason::Missing && !faulty {
                 let (round, reason) = (record.round, refused.reason);
                 self.violated("honest-refused", format!("round {round} refuses node {node}: {reason}"));
@@ -324,7 +327,18 @@ impl World {
             .peers
             .iter()
             .filter(|(_, peer)| peer.standing == Standing::Excluded);
-        let excluded: Vec<u32> = excluded.map(|(id, _)| self.node_of(id)).collect();
+        let excluded = excluded.map(|(id, _)| self.node_of(id));
+        let excluded: Vec<u32> = excluded.filter(|node| !self.ever_lied(*node)).collect();
+        let convicted: Vec<u32> = self.convicted.keys().copied().collect();
+        if hold.convicted.iter().any(|node| !convicted.contains(node)) {
+            self.violated(
+                "hold",
+                format!(
+                    "nodes {convicted:?} were found guilty; {:?} should have been",
+                    hold.convicted
+                ),
+            );
+        }
         if excluded != hold.excluded {
             self.violated(
                 "hold",

@@ -5,6 +5,7 @@
 
 use crate::random::Random;
 use atoll_ledger::assign::{Purpose, Share};
+use atoll_outer::attack::Liar;
 use atoll_protocol::{Charter, Layout, charter::Model};
 use std::{ops::Range, sync::Arc};
 
@@ -31,6 +32,14 @@ pub trait Learner {
     /// Where the numbers are bad.
     fn loss(&mut self, theta: &[f32]) -> Result<f64, String>;
 
+    /// θ's loss, looked at more closely: what a run is judged by.
+    ///
+    /// # Errors
+    /// Where the numbers are bad.
+    fn final_loss(&mut self, theta: &[f32]) -> Result<f64, String> {
+        self.loss(theta)
+    }
+
     /// What must survive a crash.
     fn save(&self) -> Vec<u8>;
 
@@ -39,6 +48,15 @@ pub trait Learner {
     /// # Errors
     /// Where that is something else.
     fn restore(&mut self, saved: &[u8]) -> Result<(), String>;
+
+    /// How far what was saved elsewhere lies from what would be saved here, as a share of its length.
+    ///
+    /// # Errors
+    /// Where that is something else.
+    fn moments_apart(&self, saved: &[u8]) -> Result<f64, String>;
+
+    /// Trains on rows as this liar turns them from now on; on none's, on what it is given.
+    fn turn(&mut self, liar: Option<Liar>);
 }
 
 /// What a world trains: makes the model, θ⁰ and every node's learner.
@@ -85,6 +103,7 @@ impl Task for Toy {
             optimum,
             curvature,
             noise: self.noise as f32,
+            turned: false,
         }))
     }
 }
@@ -94,6 +113,8 @@ struct Quadratic {
     optimum: Vec<f32>,
     curvature: Vec<f32>,
     noise: f32,
+    /// Whether the optimum is sought on the other side: the toy's rows have no labels to turn.
+    turned: bool,
 }
 
 /// Rows that the toy pretends to have.
@@ -114,13 +135,14 @@ impl Learner for Quadratic {
         let mut weights = weights.to_vec();
         let (rules, mut losses) = (&self.charter.round, 0.0);
         let lr = self.charter.inner.lr.0 as f32 / 1e9;
+        let side = if self.turned { -1.0 } else { 1.0 };
         for step in steps {
             losses += self.distance(&weights);
             let rows = share.rows(Purpose::Train, step.into(), rules.batch.into(), ROWS);
             let mut random = Random::of(NOISE, &rows);
             let optimum = self.optimum.iter().zip(&self.curvature);
             for (weight, (optimum, curvature)) in weights.iter_mut().zip(optimum) {
-                let gradient = curvature * (*weight - optimum) + self.noise * random.bell();
+                let gradient = curvature * (*weight - side * optimum) + self.noise * random.bell();
                 *weight -= lr * gradient;
             }
         }
@@ -137,5 +159,13 @@ impl Learner for Quadratic {
 
     fn restore(&mut self, _saved: &[u8]) -> Result<(), String> {
         Ok(())
+    }
+
+    fn moments_apart(&self, _saved: &[u8]) -> Result<f64, String> {
+        Ok(0.0) // it has none
+    }
+
+    fn turn(&mut self, liar: Option<Liar>) {
+        self.turned = liar.is_some_and(Liar::turns_rows);
     }
 }

@@ -8,6 +8,7 @@
 //! the books, [`Report`].
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+mod again;
 mod blobs;
 mod books;
 mod clock;
@@ -17,6 +18,7 @@ mod faults;
 mod invariants;
 mod learner;
 mod link;
+mod lying;
 mod merges;
 mod order;
 mod peer;
@@ -39,12 +41,12 @@ pub use clock::Micros;
 pub use failure::Failure;
 pub use invariants::Violation;
 pub use learner::{Learner, Stepped, Task, Toy};
-pub use report::{Planted, Report, finish, run, run_planted};
+pub use report::{Caught, Planted, Report, finish, run, run_planted};
 pub use scenario::{
-    Churn, Clock, Deed, Disk, Event, Hold, Learner as LearnerSpec, Line, Order, Profile, Range, Rules, Scenario,
+    Audit, Churn, Clock, Deed, Disk, Event, Hold, Learner as LearnerSpec, Line, Order, Profile, Range, Rules, Scenario,
     ScenarioError, Storm,
 };
 pub use shrink::{Shrunk, shrink};
-pub use text::{Text, TextError};
+pub use text::{Shape, Text, TextError};
 pub use trace::{KINDS, Row};
 pub use world::World;

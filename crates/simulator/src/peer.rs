@@ -1,7 +1,10 @@
 //! One node: what survives a crash, and what does not.
 
-use crate::{blobs::BlobId, clock::Micros, learner::Learner, random::Random, scenario::Profile, trainer::Job};
-use atoll_ledger::{Merged, Planned, Roots, Terms, assign::Share};
+use crate::{
+    again::Replaying, blobs::BlobId, clock::Micros, learner::Learner, lying::Lying, random::Random, scenario::Profile,
+    trainer::Job,
+};
+use atoll_ledger::{Excision, Merged, Planned, Roots, Terms, Work, assign::Share};
 use atoll_node::Node;
 use atoll_outer::{Ahead, OuterState, Pending, Replica};
 use atoll_protocol::{Hash, Keypair, PeerId, Round, charter::Codec};
@@ -29,6 +32,10 @@ pub(crate) struct Peer {
     pub(crate) random: Random,
     /// What it committed to, by round: an honest node never commits twice.
     pub(crate) commitments: BTreeMap<Round, Hash>,
+    /// How it lies, if it does.
+    pub(crate) lying: Option<Lying>,
+    /// Whether it ever did.
+    pub(crate) ever_lied: bool,
 }
 
 /// What survives.
@@ -60,6 +67,9 @@ pub(crate) struct Saved {
     pub(crate) feedback: Vec<u8>,
     pub(crate) learner: Vec<u8>,
     pub(crate) pending: Option<Pending>,
+    pub(crate) stands_on: (Hash, bool),
+    /// The error feedback that the node went back to, if it did since the last time.
+    pub(crate) anew: Option<Vec<f32>>,
 }
 
 /// What does not survive.
@@ -91,6 +101,14 @@ pub(crate) struct Life {
     pub(crate) ahead: Option<GoneAhead>,
     /// How long contributions travel, to be revealed with the next one.
     pub(crate) kib_micros: u32,
+    /// This node's newest work on the ledger, as of the last order to train.
+    pub(crate) standing: Option<Box<Work>>,
+    /// The state after the last contribution, and whether that went back into error feedback since.
+    pub(crate) stands_on: (Hash, bool),
+    /// The error feedback that the node went back to, while that is not on disk.
+    pub(crate) anew: Option<Vec<f32>>,
+    /// Contributions that are being made again.
+    pub(crate) replays: Vec<Replaying>,
 }
 
 /// Training that goes on while a contribution travels. Its steps are computed when they are needed: how many
@@ -144,6 +162,7 @@ pub(crate) struct Gathering {
     pub(crate) round: Round,
     pub(crate) plan: Vec<Planned>,
     pub(crate) terms: Terms,
+    pub(crate) excisions: Vec<Excision>,
 }
 
 /// A crash while the effects of one step are carried out.

@@ -4,12 +4,13 @@ use crate::{
     clock::Micros,
     invariants::Violation,
     learner::Toy,
-    scenario::Scenario,
+    scenario::{Deed, Scenario},
     trace::{KINDS, Row},
     world::World,
 };
 use atoll_ledger::{Outcome, Peer, RoundRecord};
-use atoll_protocol::Hash;
+use atoll_outer::attack::Liar;
+use atoll_protocol::{Hash, PeerId, Round, transaction::Unfit};
 use std::collections::BTreeMap;
 
 /// A run that is over.
@@ -33,6 +34,12 @@ pub struct Report {
     pub checkpoints: u32,
     /// How often each machine wanted what, by node and [`KINDS`].
     pub wanted: Vec<[u32; KINDS.len()]>,
+    /// Every node's key.
+    pub peers: Vec<PeerId>,
+    /// Of everyone found guilty: while which round was under way, and why.
+    pub convicted: BTreeMap<u32, (Round, String)>,
+    /// Who signed two statements, and in which round that was known.
+    pub excluded: BTreeMap<u32, Round>,
     /// What the ledger remembers of each node that ever joined, at the end.
     pub standings: BTreeMap<u32, Peer>,
     /// Views without a block.
@@ -60,12 +67,80 @@ impl Report {
         self.records.iter().filter(closed).count()
     }
 
+    /// For each liar that was caught, the first time. What a rule merely gave no weight is not caught: that
+    /// happens to the honest too.
+    pub fn caught(&self) -> Vec<Caught> {
+        let lies = self
+            .scenario
+            .events
+            .iter()
+            .filter_map(|event| Some((event, event.liar?)));
+        let nodes = lies.flat_map(|(event, liar)| event.who.iter().map(move |node| (*node, liar, event.at())));
+        let caught = nodes.filter_map(|(node, liar, since)| {
+            let (round, reason) = self.first_fault(node, since)?;
+            Some(Caught {
+                node,
+                liar,
+                round,
+                reason,
+            })
+        });
+        caught.collect()
+    }
+
+    fn first_fault(&self, node: u32, since: Micros) -> Option<(Round, String)> {
+        let me = self.peers.get(node as usize)?;
+        let lying = |record: &&RoundRecord| Micros::when(record.closed_at, 0) > since;
+        let at = self.records.iter().filter(lying).find_map(|record| {
+            let refused = record.refused.iter().find(|refused| refused.peer == *me);
+            let refused = refused.map(|refused| refused.reason.to_string());
+            let out = record.kept_out.iter().find(|out| out.planned.peer == *me);
+            let out = out
+                .filter(|out| out.reason != Unfit::Weightless)
+                .map(|out| out.reason.to_string());
+            Some((record.round, refused.or(out)?))
+        });
+        let convicted = self.convicted.get(&node);
+        let convicted =
+            convicted.map(|(of, at)| (*at, format!("made again, its contribution to round {of} is another")));
+        let excluded = self
+            .excluded
+            .get(&node)
+            .map(|at| (*at, "it signed two statements about one round".into()));
+        [at, convicted, excluded].into_iter().flatten().min()
+    }
+
+    /// Nodes that never lied and are kept out for a while or for good: there should be none.
+    pub fn barred_honest(&self) -> Vec<u32> {
+        let barred = self.standings.iter().filter(|(_, peer)| peer.is_barred());
+        let lied = |node: &u32| {
+            let deeds = self.scenario.events.iter().filter(|event| event.who.contains(node));
+            deeds
+                .into_iter()
+                .any(|event| matches!(event.deed, Deed::Lie | Deed::Equivocate))
+        };
+        barred.map(|(node, _)| *node).filter(|node| !lied(node)).collect()
+    }
+
     /// How often `node`'s machine wanted something of this kind, one of [`KINDS`].
     pub fn wanted(&self, node: u32, kind: &str) -> u32 {
         let kind = KINDS.iter().position(|known| *known == kind);
         let of_node = self.wanted.get(node as usize);
         kind.zip(of_node).map_or(0, |(kind, of_node)| of_node[kind])
     }
+}
+
+/// A liar that was caught.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caught {
+    /// The node.
+    pub node: u32,
+    /// How it lies.
+    pub liar: Liar,
+    /// The round in which it was known.
+    pub round: Round,
+    /// How.
+    pub reason: String,
 }
 
 /// How a run differs from the usual.
@@ -121,6 +196,9 @@ impl World {
                 .iter()
                 .map(|(id, peer)| (self.node_of(id), peer.clone()))
                 .collect(),
+            peers: self.peers.iter().map(|peer| peer.id).collect(),
+            convicted: self.convicted,
+            excluded: self.excluded,
             wanted: self.trace.wanted,
             views_lost: self.order.views_lost,
             transfers_most: self.transfers.most,

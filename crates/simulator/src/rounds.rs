@@ -1,7 +1,7 @@
 //! Rounds once more, folded from the statements in the blocks without the ledger's own books: which phase is
 //! open, what must be merged, what each peer has earned. The ledger has to come to the same.
 
-use atoll_ledger::{Applied, Event, Outcome, Phase, Planned, Roots, RoundRecord};
+use atoll_ledger::{Applied, Event, Outcome, Phase, Planned, Roots, RoundRecord, Standing};
 use atoll_protocol::{Action, Charter, Hash, MicroNats, PeerId, Round, Tokens, transaction::Reveal};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,8 +59,16 @@ impl Rounds {
 
     fn event(&mut self, event: &Event, charter: &Charter, broken: &mut Vec<Broken>) {
         match event {
-            Event::Joined(peer) => self.accounts.entry(*peer).or_default().absent = 0,
+            Event::Joined(peer) => {
+                self.accounts.entry(*peer).or_default().absent = 0;
+                self.excluded.remove(peer); // it was out for a while only
+            }
             Event::Excluded(peer, _) => drop(self.excluded.insert(*peer)),
+            Event::Convicted {
+                peer,
+                standing: Standing::Suspended(_) | Standing::Excluded,
+                ..
+            } => drop(self.excluded.insert(*peer)),
             Event::RoundOpened {
                 round, beacon, roster, ..
             } => {

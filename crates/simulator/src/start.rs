@@ -34,7 +34,7 @@ impl World {
             Ok(feedback) => feedback,
             Err(error) => return self.violated("disk", format!("node {node} cannot read its private state: {error}")),
         };
-        let (pending, round) = (saved.pending.clone(), state.round().number);
+        let (pending, round, stands_on) = (saved.pending.clone(), state.round().number, saved.stands_on);
         let current = pending.as_ref().map(|pending| pending.reveal.clone());
         let current = current.filter(|reveal| reveal.round == round);
         let theta = ((*theta).clone(), (holds.theta, holds.momentum));
@@ -59,6 +59,10 @@ impl World {
             timers: 0,
             ahead: None,
             kib_micros: 0,
+            standing: None,
+            stands_on,
+            anew: None,
+            replays: Vec::new(),
         });
         self.order.noticed[node as usize] = false;
         self.trace.start(now, node, height);

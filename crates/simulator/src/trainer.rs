@@ -8,13 +8,13 @@ use crate::{
     trace::Span,
     world::{Happening, World},
 };
-use atoll_ledger::{Merged, Planned, Roots, Terms, assign::Share};
+use atoll_ledger::{Excision, Merged, Planned, Roots, Terms, assign::Share};
 use atoll_node::Input;
 use atoll_outer::{Contribution, OuterRule, OuterState};
 use atoll_protocol::{
     ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens,
     charter::Overlap,
-    transaction::{Ahead, AheadFrom, Measured, Reveal, States},
+    transaction::{Ahead, AheadFrom, Measured, Reveal},
 };
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) enum Job {
     Train(Round, Share, Terms),
-    Merge(Round, Vec<Planned>, Box<Terms>),
+    Merge(Round, Vec<Planned>, Box<Terms>, Vec<Excision>),
     Advance(Roots),
     Discard,
     Restore(Round),
@@ -106,6 +106,7 @@ impl World {
         if let Some(earlier) = earlier {
             self.restore(node, earlier); // θ moved without it, and this one would take its place on disk
         }
+        self.stand_on(node);
         let taken = self.steps_ahead(node, terms.steps);
         let peer = &mut self.peers[node as usize];
         let steps = f64::from(terms.steps.0 - taken);
@@ -157,6 +158,8 @@ impl World {
             feedback: life.replica.feedback().to_bytes(),
             learner: life.learner.save(),
             pending: life.replica.pending().cloned(),
+            stands_on: life.stands_on,
+            anew: life.anew.clone(),
         };
         let safe = peer.write(self.now, saved.feedback.len() + saved.learner.len());
         let stage = Stage::Private(Box::new(saved), made);
@@ -210,7 +213,9 @@ impl World {
                 self.save(node, job, Some(made));
             }
             (job, Stage::Private(saved, made)) => self.saved(node, &job, *saved, made),
-            (Job::Merge(round, plan, terms), Stage::Computing) => self.merge(node, round, (plan, terms), busy.since),
+            (Job::Merge(round, plan, terms, excisions), Stage::Computing) => {
+                self.merge(node, round, (plan, terms, excisions), busy.since);
+            }
             (Job::Merge(round, ..), Stage::Theta(state, merged)) => self.stored(node, round, &state, *merged),
             (Job::Checkpoint(round), _) => self.checkpoint(node, round),
             _ => {}
@@ -221,32 +226,42 @@ impl World {
     /// H steps are done: encodes the contribution and writes its blob.
     fn trained(&mut self, node: u32, round: Round, share: Share, terms: Terms) {
         let malformed = self.peers[node as usize].fault(Deed::Malformed, round);
+        let liar = self.liar(node);
         let peer = &self.peers[node as usize];
         let step = peer.profile.step.times(peer.slow.training);
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return;
         };
         let theta = life.replica.theta().to_vec();
-        let trained = match life.train(&theta, &share, &terms) {
+        life.learner.turn(liar);
+        let took = InnerSteps(liar.map_or(terms.steps.0, |liar| liar.steps(terms.steps)));
+        let mut trained = match life.train(&theta, &share, &terms, took) {
             Ok(trained) => trained,
             Err(error) => return self.violated("learner", format!("node {node}, round {round}: {error}")),
         };
         let before = life.replica.feedback().values().to_vec();
         self.check_books(node, &before);
+        let local = trained.weights.clone();
+        let lie = self.lie(node, round, &theta, &local);
+        let usual = terms.usual_norm_micro.filter(|_| lie.is_none()); // a liar keeps to no length
+        trained.weights = lie.unwrap_or(trained.weights);
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return;
         };
         let base = life.replica.roots().0;
-        let encoded = match life
-            .replica
-            .contribute(&trained.weights, &terms.codec, terms.usual_norm_micro)
-        {
+        let encoded = match life.replica.contribute(&trained.weights, &terms.codec, usual) {
             Ok(encoded) => encoded,
             Err(error) => return self.violated("contribution", format!("node {node}, round {round}: {error}")),
         };
         let (mut bytes, measured) = (encoded.blob, encoded.measured);
-        let honest = malformed.then(|| bytes.clone());
+        let garbled = self.garbled(node, &bytes, &terms.codec);
+        let honest = (malformed || garbled.is_some()).then(|| bytes.clone());
         bytes.truncate(bytes.len() - usize::from(malformed));
+        bytes = garbled.unwrap_or(bytes);
+        let states = self.keep_state(node, round, &local);
+        let Some(life) = self.peers[node as usize].life.as_mut() else {
+            return;
+        };
         let (hash, length) = (Hash::of_blob(&bytes), bytes.len());
         let rules = &self.charter.round;
         let tokens = u64::from(terms.steps.0) * u64::from(rules.batch) * u64::from(rules.sequence);
@@ -265,9 +280,10 @@ impl World {
                 kib_micros: life.kib_micros,
                 ..measured
             },
-            states: States::NONE,
+            states,
         };
         life.replica.set_pending(reveal, terms.codec.clone());
+        life.stands_on = (states.closing, false);
         let (layout, codec) = (self.layout.clone(), terms.codec.clone());
         let read = |bytes| Contribution::read(bytes, &layout, &codec, &base).map_err(|error| error.reason());
         let blob = || Blob::new((node, round), bytes, base, read);
@@ -312,7 +328,10 @@ impl World {
     }
 
     /// What is on disk now, and what the books make of it.
-    pub(crate) fn note_saved(&mut self, node: u32, saved: Saved, made: Option<&Made>) {
+    pub(crate) fn note_saved(&mut self, node: u32, mut saved: Saved, made: Option<&Made>) {
+        if let Some(values) = saved.anew.take() {
+            self.begin_book(node, &values);
+        }
         let round = saved.pending.as_ref().map(|pending| pending.reveal.round);
         self.peers[node as usize].disk.saved = saved;
         match (made, round) {
@@ -326,10 +345,11 @@ impl World {
     fn saved(&mut self, node: u32, job: &Job, saved: Saved, made: Option<Box<Made>>) {
         let reveal = saved.pending.as_ref().map(|pending| pending.reveal.clone());
         self.note_saved(node, saved, made.as_deref());
-        if let Some(life) = self.peers[node as usize].life.as_mut()
-            && let Some(made) = made
-        {
-            life.ahead = made.ahead;
+        if let Some(life) = self.peers[node as usize].life.as_mut() {
+            life.anew = None;
+            if let Some(made) = made {
+                life.ahead = made.ahead;
+            }
         }
         if let (Job::Train(..), Some(reveal)) = (job, reveal) {
             self.input(node, Input::Trained(reveal));
@@ -350,7 +370,10 @@ impl World {
             return life.replica.settle(round);
         }
         match life.replica.restore(round, blob) {
-            Ok(was_open) => was_open,
+            Ok(was_open) => {
+                life.stands_on.1 |= was_open;
+                was_open
+            }
             Err(error) => {
                 self.violated("restore", format!("node {node}, round {round}: {error}"));
                 false
@@ -359,13 +382,20 @@ impl World {
     }
 
     /// Merges a plan whose blobs are all here, and writes the result.
-    fn merge(&mut self, node: u32, round: Round, (plan, terms): (Vec<Planned>, Box<Terms>), since: Micros) {
+    fn merge(
+        &mut self,
+        node: u32,
+        round: Round,
+        (plan, terms, excisions): (Vec<Planned>, Box<Terms>, Vec<Excision>),
+        since: Micros,
+    ) {
         self.trace.span(node, round, Span::Merge, since, self.now);
         let fails = self.peers[node as usize].fault(Deed::MergeFails, round);
         let merged = match fails {
             true => Err("a fault that was asked for".to_string()),
-            false => self.merged(node, round, &plan, &terms),
+            false => self.merged(node, round, (&plan, &terms, &excisions)),
         };
+        self.learn_from(node, &plan);
         let (mut state, mut merged) = match merged {
             Ok(merged) => merged,
             Err(reason) => return self.input(node, Input::MergeFailed { round, reason }),
@@ -379,7 +409,12 @@ impl World {
         let bytes = 4 * self.layout.parameters * if merged.roots.momentum.is_some() { 2 } else { 1 };
         let safe = self.peers[node as usize].write(self.now, bytes);
         let stage = Stage::Theta(state, Box::new(merged));
-        self.be_busy(node, Job::Merge(round, plan, terms), stage, safe.since(self.now));
+        self.be_busy(
+            node,
+            Job::Merge(round, plan, terms, excisions),
+            stage,
+            safe.since(self.now),
+        );
     }
 
     /// A merged θ is on disk.
@@ -444,7 +479,8 @@ struct Trained {
 
 impl Life {
     /// A round's steps: those taken ahead first, from where they began; then the rest, from where they lead now.
-    fn train(&mut self, theta: &[f32], share: &Share, terms: &Terms) -> Result<Trained, String> {
+    /// Of all steps only the first `took` are taken.
+    fn train(&mut self, theta: &[f32], share: &Share, terms: &Terms, took: InnerSteps) -> Result<Trained, String> {
         let held_out = self.learner.loss(theta)?;
         let (mut weights, mut losses, mut ahead) = (theta.to_vec(), 0.0, None);
         if let Some(gone) = self.ahead.take().filter(|gone| gone.taken > 0) {
@@ -461,10 +497,10 @@ impl Life {
         }
         let taken = ahead.map_or(0, |ahead| ahead.steps.0);
         let global = terms.first_step + u64::from(taken);
-        let rest = self.learner.steps(&weights, share, taken..terms.steps.0, global)?;
+        let rest = self.learner.steps(&weights, share, taken..took.0.max(taken), global)?;
         Ok(Trained {
             weights: rest.weights,
-            train_loss: (losses + rest.losses) / f64::from(terms.steps.0),
+            train_loss: (losses + rest.losses) / f64::from(took.0.max(taken).max(1)),
             held_out,
             ahead,
         })

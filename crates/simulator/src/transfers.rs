@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Plan { ticket: u64, blob: BlobId },
     /// Parameters.
     Theta { ticket: u64 },
+    /// A replica's own states, to make its contribution again.
+    States { ticket: u64 },
 }
 
 /// One transfer.

@@ -1,6 +1,7 @@
 //! One run: nodes, lines, disks, the order, one queue, one seed.
 
 use crate::{
+    again::Replays,
     blobs::{BlobId, Blobs},
     books::Book,
     clock::Micros,
@@ -18,7 +19,7 @@ use crate::{
 use atoll_ledger::{Roots, State};
 use atoll_node::{Effect, Input, Node, Timer};
 use atoll_outer::{ErrorFeedback, OuterState};
-use atoll_protocol::{Charter, Keypair, Layout, Millis, PeerId, Round, transaction::SignedTransaction};
+use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, transaction::SignedTransaction};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -101,6 +102,17 @@ pub(crate) enum Happening {
         life: u32,
         ticket: u64,
     },
+    /// States are asked for, to make a contribution again; and that is done.
+    States {
+        node: u32,
+        life: u32,
+        ticket: u64,
+    },
+    Again {
+        node: u32,
+        life: u32,
+        ticket: u64,
+    },
     Tick,
 }
 
@@ -140,6 +152,13 @@ pub struct World {
     pub(crate) first: (Arc<OuterState>, Roots),
     pub(crate) task: Box<dyn Task>,
     pub(crate) computed: VecDeque<Computed>,
+    pub(crate) replays: Replays,
+    /// A learner's state before its first step.
+    pub(crate) fresh: Vec<u8>,
+    /// Who was found guilty, while which round was under way, and why; the first time.
+    pub(crate) convicted: BTreeMap<u32, (Round, String)>,
+    /// Who signed two statements, and in which round that was known.
+    pub(crate) excluded: BTreeMap<u32, Round>,
     tickets: u64,
     effects: Vec<Effect>,
     through: Vec<(u64, Micros)>,
@@ -193,6 +212,10 @@ impl World {
             first,
             task,
             computed: VecDeque::new(),
+            replays: Replays::default(),
+            fresh: learner,
+            convicted: BTreeMap::new(),
+            excluded: BTreeMap::new(),
             tickets: 0,
             effects: Vec::new(),
             through: Vec::new(),
@@ -330,6 +353,8 @@ impl World {
             }
             Happening::Gather { node, life, ticket } if self.lives(node, life) => self.gather(node, ticket),
             Happening::Adopt { node, life, ticket } if self.lives(node, life) => self.adopt(node, ticket),
+            Happening::States { node, life, ticket } if self.lives(node, life) => self.fetch_states(node, ticket),
+            Happening::Again { node, life, ticket } if self.lives(node, life) => self.made_again(node, ticket),
             _ => {}
         }
     }
@@ -430,7 +455,7 @@ impl World {
     pub(crate) fn losses(&self) -> (f64, f64) {
         let roots = self.order.tip().core().roots;
         let newest = self.peers.iter().find_map(|peer| peer.disk.thetas.get(&roots));
-        let loss = |theta: &[f32]| self.task.learner(&self.charter)?.loss(theta);
+        let loss = |theta: &[f32]| self.task.learner(&self.charter)?.final_loss(theta);
         let last = newest.and_then(|stored| loss(&stored.state.theta).ok());
         (
             loss(&self.first.0.theta).unwrap_or(f64::INFINITY),
@@ -474,6 +499,8 @@ fn peer(
                 feedback: ErrorFeedback::new(layout.parameters).to_bytes(),
                 learner: learner.to_vec(),
                 pending: None,
+                stands_on: (Hash::ZERO, false),
+                anew: None,
             },
             thetas: BTreeMap::from([(first.1, theta)]),
             collected: Round(0),
@@ -493,5 +520,7 @@ fn peer(
         side: 0,
         random: Random::of(seed, &[MESSAGES, node.into()]),
         commitments: BTreeMap::new(),
+        lying: None,
+        ever_lied: false,
     }
 }

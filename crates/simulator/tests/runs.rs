@@ -19,7 +19,7 @@ fn holds(report: &Report) {
 
 #[test]
 fn every_scenario_holds_with_fixed_seeds() {
-    for name in Scenario::names().filter(|name| *name != "thousand-1000") {
+    for name in Scenario::names().filter(|name| !name.ends_with("-1000")) {
         (1..=12).for_each(|seed| holds(&run(&built_in(name), seed)));
     }
 }

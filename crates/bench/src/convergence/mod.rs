@@ -1,12 +1,11 @@
 //! Loss against bytes for every method at equal tokens.
 //!
 //! In reading order: [`spec`] (what a run is), [`arms`] (which runs there are), [`task`] (what is learned),
-//! [`outer_loop`] and [`baselines`] (the methods), [`book`] (results on disk, resumable), [`campaign`]
+//! [`outer_loop`] and [`baselines`] (the methods), [`crate::book`] (results on disk, resumable), [`campaign`]
 //! (grid, then seeds), [`clock`] (links in virtual time), [`table`] and [`plot`].
 
 pub mod arms;
 mod baselines;
-pub mod book;
 pub mod campaign;
 pub mod clock;
 mod outer_loop;
@@ -15,13 +14,28 @@ pub mod spec;
 pub mod table;
 pub mod task;
 
+pub use crate::book::BookError;
 pub use arms::Preset;
-pub use book::{Book, BookError};
 pub use campaign::{Campaign, Progress};
 pub use spec::{Point, RunResult, Spec};
 pub use task::{Task, TaskError};
 
+use std::path::Path;
 use thiserror::Error;
+
+/// Results of this bench.
+pub type Book = crate::book::Book<Spec, RunResult>;
+
+/// See [`crate::book::Book::open`].
+const RESULTS_VERSION: u32 = 2;
+
+/// The results file at `path`, of a corpus.
+///
+/// # Errors
+/// Where the file cannot be used, or a whole line is not a result.
+pub fn open(path: &Path, task: &Task) -> Result<Book, BookError> {
+    Book::open(path, task.hash(), RESULTS_VERSION)
+}
 
 /// Why a run did not end.
 #[derive(Debug, Error)]

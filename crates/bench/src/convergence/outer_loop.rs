@@ -50,6 +50,8 @@ struct Loop<'a> {
     losses: Vec<f64>,
     /// What each liar sent in its first round.
     first: BTreeMap<usize, Vec<f32>>,
+    /// What each liar made in the round before.
+    last: BTreeMap<usize, Vec<f32>>,
     caught: Vec<Caught>,
     honest_kept_out: u32,
 }
@@ -67,6 +69,7 @@ pub(super) fn run(spec: &Spec, task: &Task, stop: &(dyn Fn() -> bool + Sync)) ->
         stop,
         losses: Vec::new(),
         first: BTreeMap::new(),
+        last: BTreeMap::new(),
         caught: vec![Caught::default(); spec.liars.len()],
         honest_kept_out: 0,
     };
@@ -222,9 +225,12 @@ impl Loop<'_> {
                 own: &own,
                 others: &others,
                 first: self.first.get(&who).map(Vec::as_slice),
+                last: self.last.get(&who).map(Vec::as_slice),
                 seed: u64::from(round.0) << 8 | who as u64,
             };
             let sent = liar.sends(&view);
+            self.last.insert(who, own);
+            let Some(sent) = sent else { continue };
             self.first.entry(who).or_insert_with(|| sent.clone());
             *lie = Some(theta.iter().zip(&sent).map(|(theta, sent)| theta - sent).collect());
         }

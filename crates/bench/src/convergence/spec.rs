@@ -3,9 +3,9 @@
 use super::RunError;
 use atoll_outer::attack::Liar;
 use atoll_protocol::{
-    Charter, InnerSteps, Nano, PeerId, Robust,
+    Charter, InnerSteps, Nano, PeerId,
     charter::{Codec, Compression, Matrices, Model, OuterOptimizer, Overlap},
-    robust::Weighing,
+    robust::UnknownWord,
     tiny_charter,
 };
 use serde::{Deserialize, Serialize};
@@ -128,14 +128,14 @@ fn is_zero(number: &u32) -> bool {
 }
 
 /// JSON has no infinity: a run that diverged has no loss.
-mod loss {
+pub(crate) mod loss {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(loss: &f64, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(loss: &f64, to: S) -> Result<S::Ok, S::Error> {
         loss.is_finite().then_some(*loss).serialize(to)
     }
 
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
+    pub(crate) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
         Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
     }
 }
@@ -245,26 +245,6 @@ impl Spec {
             .map_err(|error| refuse("liars", error, "see the names of atoll demo --liars"))
     }
 
-    fn judging(&self) -> Result<Robust, RunError> {
-        let mut robust = Robust::PLAIN;
-        for word in self.robust.split_whitespace() {
-            match (word, Weighing::named(word)) {
-                (_, Some(rule)) => robust.rule = rule,
-                ("mixing", _) => robust.mixing = true,
-                ("clip", _) => robust.clip = true,
-                ("gates", _) => (robust.norm_max, robust.cosine_max) = (nano(3.0), nano(0.99)),
-                _ => {
-                    return Err(refuse(
-                        "robust",
-                        word,
-                        "a rule's name, mixing, clip or gates is allowed",
-                    ));
-                }
-            }
-        }
-        Ok(robust)
-    }
-
     /// The charter under which such a run would be.
     pub(super) fn charter(&self, vocab: u32) -> Result<Charter, RunError> {
         let members = (0..self.replicas).map(|i| (format!("replica-{i}"), peer(i)));
@@ -300,7 +280,8 @@ impl Spec {
             },
         };
         charter.compression = self.compression()?;
-        charter.robust = self.judging()?;
+        let robust = self.robust.parse();
+        charter.robust = robust.map_err(|error: UnknownWord| refuse("robust", error, "see atoll found --help"))?;
         charter.validate().map_err(|error| RunError::Spec {
             field: "charter",
             value: format!("{}: {}", error.field, error.value),
@@ -318,7 +299,7 @@ pub(super) fn peer(i: u32) -> PeerId {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn sample() -> Spec {
@@ -350,7 +331,7 @@ pub(super) mod tests {
     fn wrong_settings_are_refused_by_name() {
         type Change = fn(&mut Spec);
         let table: [(&str, Change); 9] = [
-            ("robust = bulyan", |s| s.robust = "krum bulyan".into()),
+            ("robust = \"bulyan\"", |s| s.robust = "krum bulyan".into()),
             ("liars = \"none\" is no liar", |s| s.liars = vec!["none".into()]),
             ("codec = sparse-x", |s| s.codec = "sparse-x".into()),
             ("codec = zip", |s| s.codec = "zip".into()),

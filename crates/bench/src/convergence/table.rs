@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn gaps_are_of_the_best_setting_over_all_seeds() {
         let path = std::env::temp_dir().join(format!("atoll-table-{}", std::process::id()));
-        let book = Book::open(&path, Hash::ZERO).unwrap();
+        let book = Book::open(&path, Hash::ZERO, 2).unwrap();
         let arm = |name: &str, losses: [f64; 4]| {
             let spec = |lr, seed| Spec {
                 arm: name.into(),

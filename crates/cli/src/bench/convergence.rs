@@ -1,25 +1,21 @@
 //! `atoll bench convergence`.
 
+use super::{on_interrupt, progress};
 use crate::demo::corpus;
 use anyhow::Context as _;
 use atoll_bench::convergence::{
-    Book, Campaign, Preset, Progress, Task,
+    self, Book, Campaign, Preset, Progress, Task,
     campaign::CampaignError,
     plot,
     table::{self, Row},
 };
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::atomic::Ordering,
 };
 
 /// Trains every arm on the same tokens, N replicas in turn, and compares loss and bytes.
@@ -74,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let out = arguments.out.clone().unwrap_or_else(default);
     fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let task = Task::of(&corpus::read(arguments.data.as_deref())?)?;
-    let book = Book::open(&out.join("results.jsonl"), task.hash())?;
+    let book = convergence::open(&out.join("results.jsonl"), &task)?;
     let campaign = preset.campaign();
     let stopped = campaign_run(&campaign, &task, &book, arguments)?;
     let rows = table::rows(&campaign, &book);
@@ -101,7 +97,7 @@ fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Argum
     let stop = on_interrupt()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or(cores, usize::from);
-    let bar = bar(campaign, book, arguments.json)?;
+    let bar = progress((campaign.done(book), campaign.runs()), arguments.json)?;
     let report = |progress: Progress| match progress {
         Progress::Begins(spec) => bar.set_message(format!("{}, seed {}", spec.arm, spec.seed)),
         Progress::Ends { spec, result, done, .. } => {
@@ -127,38 +123,6 @@ fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Argum
         Err(CampaignError::Stopped) => Ok(true),
         Err(error) => Err(error.into()),
     }
-}
-
-fn bar(campaign: &Campaign, book: &Book, quiet: bool) -> anyhow::Result<ProgressBar> {
-    if quiet {
-        return Ok(ProgressBar::hidden());
-    }
-    let bar = ProgressBar::new(campaign.runs() as u64);
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:30} {pos}/{len} runs, {elapsed} so far, about {eta} left  {msg}",
-    )?);
-    bar.set_position(campaign.done(book) as u64);
-    bar.reset_eta();
-    bar.enable_steady_tick(Duration::from_millis(500));
-    Ok(bar)
-}
-
-/// Set by Ctrl-C; a second one ends the program at once.
-fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
-    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let stop = STOP.get_or_init(Arc::default).clone();
-    let seen = stop.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                if seen.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
-                }
-            }
-        });
-    })?;
-    Ok(stop)
 }
 
 fn write(out: &Path, preset: Preset, task: &Task, rows: &[Row], arguments: &Arguments) -> anyhow::Result<()> {

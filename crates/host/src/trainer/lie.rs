@@ -7,7 +7,7 @@ use atoll_outer::{
     attack::{Liar, View},
     blob_bytes_max,
 };
-use atoll_protocol::{InnerSteps, Round, charter::Codec};
+use atoll_protocol::{Round, charter::Codec};
 use bytes::Bytes;
 
 /// A liar's memory.
@@ -17,6 +17,8 @@ pub(super) struct Lie {
     others: Vec<Vec<f32>>,
     /// What it sent first.
     first: Option<Vec<f32>>,
+    /// What it made in the round before.
+    last: Option<Vec<f32>>,
 }
 
 impl Lie {
@@ -25,6 +27,7 @@ impl Lie {
             liar,
             others: Vec::new(),
             first: None,
+            last: None,
         }
     }
 
@@ -39,37 +42,22 @@ impl Lie {
         Ok(())
     }
 
-    /// Steps that are taken of those that are claimed.
-    pub(super) fn steps(&self, InnerSteps(steps): InnerSteps) -> u32 {
-        match self.liar {
-            Liar::Lazy => steps.div_ceil(10),
-            _ => steps,
-        }
-    }
-
     /// The rows that are trained on.
     pub(super) fn batch(&self, batch: Batch, vocab: u32) -> anyhow::Result<Batch> {
-        if self.liar != Liar::LabelFlip {
+        if !self.liar.turns_rows() {
             return Ok(batch);
         }
-        let turned = batch.tokens().iter().map(|token| vocab - 1 - token.min(&(vocab - 1)));
-        // inputs turn too, which leaves a model that reads the opposite of what it should
-        Ok(Batch::new(turned.collect(), batch.sequence())?)
-    }
-
-    /// Whether its blob is one that others will find wrong or not find.
-    pub(super) fn spoils_its_blob(&self) -> bool {
-        matches!(self.liar, Liar::Garbage | Liar::Oversize | Liar::Withhold)
-    }
-
-    /// Whether others can fetch its blob.
-    pub(super) fn serves(&self) -> bool {
-        self.liar != Liar::Withhold
+        let mut tokens = batch.tokens().to_vec();
+        for row in tokens.chunks_mut(batch.sequence() + 1) {
+            self.liar.turn(row, vocab);
+        }
+        Ok(Batch::new(tokens, batch.sequence())?)
     }
 }
 
 impl Trainer {
-    /// w as if training had led to what the liar wants to send; nothing of an honest node.
+    /// w as if training had led to what the liar wants to send; nothing of an honest node, nor of one that lies in
+    /// another way.
     pub(super) fn lie(&mut self, local: &[f32], round: Round) -> Option<Vec<f32>> {
         let lie = self.lie.as_mut()?;
         let theta = self.replica.theta();
@@ -78,22 +66,21 @@ impl Trainer {
             own: &own,
             others: &lie.others,
             first: lie.first.as_deref(),
+            last: lie.last.as_deref(),
             seed: u64::from(round.0) + 1,
         };
         let sent = lie.liar.sends(&view);
-        lie.first.get_or_insert_with(|| sent.clone());
-        Some(theta.iter().zip(&sent).map(|(theta, sent)| theta - sent).collect())
+        lie.last = Some(own);
+        let sent = sent?;
+        let local = theta.iter().zip(&sent).map(|(theta, sent)| theta - sent).collect();
+        lie.first.get_or_insert(sent);
+        Some(local)
     }
 
     /// The bytes that are sent in place of an honest blob.
     pub(super) fn garbled(&self, blob: Bytes, codec: &Codec) -> Bytes {
-        match self.lie.as_ref().map(|lie| lie.liar) {
-            Some(Liar::Garbage) => blob.iter().map(|byte| byte ^ 0x5a).collect(),
-            Some(Liar::Oversize) => {
-                let most = usize::try_from(blob_bytes_max(&self.layout, codec)).unwrap_or(usize::MAX);
-                vec![0; most.saturating_add(1)].into()
-            }
-            _ => blob,
-        }
+        let lie = self.lie.as_ref();
+        let garbled = lie.and_then(|lie| lie.liar.garbles(&blob, blob_bytes_max(&self.layout, codec)));
+        garbled.map_or(blob, Bytes::from)
     }
 }

@@ -135,8 +135,9 @@ impl World {
             return States::NONE;
         }
         let round = self.state.round().number;
+        let known = self.state.core().audits.works.contains_key(&self.peer(who));
         States {
-            opening: self.closing[who],
+            opening: if known { self.closing[who] } else { Hash::ZERO },
             closing: Hash::of_blob(format!("{who} {round}").as_bytes()),
         }
     }

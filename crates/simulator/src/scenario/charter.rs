@@ -3,7 +3,7 @@
 use super::Scenario;
 use crate::random::Random;
 use atoll_protocol::{
-    Charter, Hash, InnerSteps, Keypair, Millis, Nano,
+    Audit, Charter, Hash, InnerSteps, Keypair, Millis, Nano, Robust,
     charter::{Codec, Compression, Deadlines, Model, OuterOptimizer, Overlap},
     tiny_charter,
 };
@@ -71,9 +71,22 @@ pub(crate) fn charter(scenario: &Scenario, seed: u64, theta: Hash) -> Charter {
             momentum: Nano(500_000_000),
             warmup: rules.outer_warmup,
         },
+        "founded" => OuterOptimizer::Nesterov {
+            lr: Nano::ONE,
+            momentum: Nano(800_000_000),
+            warmup: rules.outer_warmup,
+        },
         _ => OuterOptimizer::Sgd { lr: Nano::ONE },
     };
     charter.compression = compression(&rules.codec);
+    charter.robust = rules.robust.parse().unwrap_or(Robust::PLAIN);
+    charter.audit = Audit {
+        share: Nano((rules.audit.share * 1e9) as u64),
+        newcomer: rules.audit.newcomer,
+        window: rules.audit.window,
+        probation: rules.audit.probation,
+        ..Audit::NONE
+    };
     charter.deadlines = Deadlines {
         grace,
         reveal,

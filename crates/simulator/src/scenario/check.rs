@@ -1,7 +1,7 @@
 //! What a scenario may say.
 
 use super::{Deed, Event, Range, Scenario, charter};
-use atoll_protocol::limits::MEMBERS_MAX;
+use atoll_protocol::{Robust, limits::MEMBERS_MAX};
 use thiserror::Error;
 
 /// A scenario that cannot be.
@@ -144,6 +144,7 @@ impl Scenario {
         within("hold.deadlines_per_round", self.hold.deadlines_per_round, 1.0, 1_000.0)?;
         within("hold.merged_share_min", self.hold.merged_share_min, 0.0, 1.0)?;
         within("hold.loss_share_max", self.hold.loss_share_max, 0.0, 1e9)?;
+        self.check_who("hold.convicted", &self.hold.convicted)?;
         self.check_who("hold.excluded", &self.hold.excluded)
     }
 
@@ -170,6 +171,7 @@ impl Scenario {
         };
         needs("step", event.step.is_some(), event.deed == Deed::Cut)?;
         needs("for_s", event.for_s.is_some(), event.deed == Deed::Partition)?;
+        needs("liar", event.liar.is_some(), event.deed == Deed::Lie)?;
         let slow = matches!(event.deed, Deed::SlowTraining | Deed::SlowLink | Deed::SlowDisk);
         needs("factor", event.factor.is_some(), slow)?;
         needs("round", event.round.is_some(), event.deed.is_of_a_round())
@@ -187,13 +189,16 @@ impl Scenario {
                 &self.rules.overlap,
                 &["none", "steps", "eager", "round", "auto"],
             ),
-            ("rules.outer", &self.rules.outer, &["sgd", "nesterov"]),
+            ("rules.outer", &self.rules.outer, &["sgd", "nesterov", "founded"]),
         ];
         for (field, word, allowed) in words {
             if !allowed.contains(&word.as_str()) {
                 return Err(refuse(field, word, format!("one of {} is allowed", allowed.join(", "))));
             }
         }
+        within("rules.audit.share", self.rules.audit.share, 0.0, 1.0)?;
+        let robust = self.rules.robust.parse::<Robust>();
+        robust.map_err(|error| refuse("rules.robust", &self.rules.robust, error.to_string()))?;
         let charter = charter::charter(self, 0, atoll_protocol::Hash::ZERO);
         charter
             .validate()

@@ -14,6 +14,7 @@ pub(crate) use charter::{charter, keys};
 pub use check::ScenarioError;
 
 use crate::clock::Micros;
+use atoll_outer::attack::Liar;
 use serde::{Deserialize, Serialize};
 
 /// A network, a timeline and what must hold.
@@ -80,7 +81,7 @@ pub struct Rules {
     pub codec: String,
     /// What a peer does while its contribution travels: `none`, `steps`, `eager`, `round` or `auto`.
     pub overlap: String,
-    /// Outer optimizer: `sgd` or `nesterov`.
+    /// Outer optimizer: `sgd`, `nesterov` (0.7, 0.5), or that of `atoll found` (1.0, 0.8).
     pub outer: String,
     /// Rounds of its momentum's warm-up.
     pub outer_warmup: u32,
@@ -94,6 +95,35 @@ pub struct Rules {
     pub deadlines_ms: [u64; 5],
     /// Deviations above the median after which a phase ends; 0 keeps these deadlines.
     pub deviations: u32,
+    /// How contributions are judged: nothing, or a rule's name with `mixing`, `clip` and `gates` after it.
+    pub robust: String,
+    /// Whether and how contributions are made again.
+    pub audit: Audit,
+}
+
+/// How contributions are made again; nothing by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Share of merged contributions.
+    pub share: f64,
+    /// Of a newcomer all, until so many were merged.
+    pub newcomer: u32,
+    /// Rounds within which that is done.
+    pub window: u32,
+    /// Rounds for which the guilty stay out.
+    pub probation: u32,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            share: 0.0,
+            newcomer: 0,
+            window: 3,
+            probation: 50,
+        }
+    }
 }
 
 impl Default for Rules {
@@ -109,6 +139,8 @@ impl Default for Rules {
             absent_max: 2,
             deadlines_ms: [2_000, 5_000, 10_000, 10_000, 60_000],
             deviations: 0,
+            robust: String::new(),
+            audit: Audit::default(),
         }
     }
 }
@@ -278,6 +310,24 @@ pub struct Event {
     /// After so many effects of that step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects: Option<u32>,
+    /// In this way.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "liar")]
+    pub liar: Option<Liar>,
+}
+
+/// Liars by name.
+mod liar {
+    use atoll_outer::attack::Liar;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(liar: &Option<Liar>, to: S) -> Result<S::Ok, S::Error> {
+        liar.map(Liar::name).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Liar>, D::Error> {
+        let name = Option::<String>::deserialize(from)?;
+        name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
+    }
 }
 
 /// The kinds of event.
@@ -314,6 +364,8 @@ pub enum Deed {
     Hasty,
     /// Its commitment to `round` arrives twenty seconds late.
     Tardy,
+    /// Lies as `liar` does, for `for_s` or for good.
+    Lie,
 }
 
 /// What must hold beside the invariants.
@@ -329,8 +381,10 @@ pub struct Hold {
     pub merged_share_min: f64,
     /// The loss at the end, at most this share of the one at the beginning.
     pub loss_share_max: f64,
-    /// Who is excluded at the end; nobody else is.
+    /// Who is excluded at the end; nobody else is, but for those that `lie`.
     pub excluded: Vec<u32>,
+    /// Who must have been found guilty by then, by those who made its work again.
+    pub convicted: Vec<u32>,
 }
 
 impl Default for Hold {
@@ -341,6 +395,7 @@ impl Default for Hold {
             merged_share_min: 0.0,
             loss_share_max: 1.0,
             excluded: Vec::new(),
+            convicted: Vec::new(),
         }
     }
 }

@@ -26,6 +26,8 @@ impl Scenario {
         });
         settled.hold.excluded.sort_unstable();
         settled.hold.excluded.dedup();
+        settled.hold.convicted.sort_unstable();
+        settled.hold.convicted.dedup();
         settled.churn = None;
         settled.storm = None;
         settled
@@ -112,6 +114,7 @@ impl Event {
             round: None,
             step: None,
             effects: None,
+            liar: None,
         }
     }
 

@@ -2,9 +2,10 @@
 //! What no one thought of is found here first.
 
 use super::{
-    Churn, Clock, Deed, Disk, Event, Hold, Learner, Line, Order, Rules, Scenario, Storm, default_virtual_s_max,
+    Audit, Churn, Clock, Deed, Disk, Event, Hold, Learner, Line, Order, Rules, Scenario, Storm, default_virtual_s_max,
 };
 use crate::random::Random;
+use atoll_outer::attack::Liar;
 
 /// What draws are for.
 const WILD: u64 = 5;
@@ -75,11 +76,38 @@ impl Scenario {
             let event = self.event(random);
             self.events.push(event);
         }
+        if random.chance(0.4) {
+            self.audits(random);
+        }
         // as many as may be missing for good
         let deaths = random.below(u64::from((self.nodes - 1) / 3) + 1) as u32;
         for node in random.some_of(self.nodes, deaths) {
             self.events
                 .push(Event::new(random.below(150) as f64, Deed::Crash, node, None));
+        }
+    }
+
+    /// Contributions are judged and made again, and some may lie.
+    fn audits(&mut self, random: &mut Random) {
+        let window = random.within(1, 4) as u32;
+        self.rules.retention = if random.chance(0.5) { 0 } else { 2 * window + 2 };
+        self.rules.audit = Audit {
+            share: random.unit(),
+            newcomer: random.below(4) as u32,
+            window,
+            probation: random.within(1, 8) as u32,
+        };
+        let rules = ["", "mean gates", "geometric-median clip gates", "krum gates"];
+        self.rules.robust = rules[random.below(4) as usize].into();
+        let most = u64::from((self.nodes - 1) / 3);
+        let liars = random.below(most + 1) as u32;
+        for node in random.some_of(self.nodes, liars) {
+            let liar = Liar::ALL[random.below(Liar::ALL.len() as u64) as usize];
+            let (at_s, for_s) = (random.below(60) as f64, 5.0 + 100.0 * random.unit());
+            self.events.push(Event {
+                liar: Some(liar),
+                ..Event::new(at_s, Deed::Lie, node, random.chance(0.5).then_some(for_s))
+            });
         }
     }
 
@@ -150,6 +178,7 @@ fn rules(random: &mut Random) -> Rules {
             random.within(5_000, 60_000),
         ],
         deviations: often(random, 12) as u32,
+        ..Rules::default()
     }
 }
 

@@ -1,20 +1,17 @@
 //! Results on disk: a line of JSON a run, appended when it ends, so that a campaign goes on where it was
 //! stopped.
 
-use super::{RunResult, Spec};
 use atoll_protocol::Hash;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
+    marker::PhantomData,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 use thiserror::Error;
-
-/// Raised whenever the same spec gives another result: older lines are of another method then.
-const RESULTS_VERSION: u32 = 2;
 
 /// Why results cannot be read or written.
 #[derive(Debug, Error)]
@@ -44,33 +41,36 @@ pub enum BookError {
 
 /// A line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Entry {
+struct Entry<S, R> {
     /// Hash of corpus, version and spec.
-    pub key: String,
+    key: String,
     /// What was run.
-    pub spec: Spec,
+    spec: S,
     /// What it gave.
-    pub result: RunResult,
+    result: R,
 }
 
-/// A results file, open.
-pub struct Book {
+/// A results file, open: what a run `S` gave is an `R`.
+pub struct Book<S, R> {
     path: PathBuf,
     corpus: Hash,
-    inner: Mutex<Inner>,
+    version: u32,
+    inner: Mutex<Inner<R>>,
+    specs: PhantomData<fn(S)>,
 }
 
-struct Inner {
+struct Inner<R> {
     file: File,
-    results: BTreeMap<String, RunResult>,
+    results: BTreeMap<String, R>,
 }
 
-impl Book {
-    /// Opens or makes the file at `path`. A last line that a crash cut off is dropped.
+impl<S: Serialize + DeserializeOwned + Clone, R: Serialize + DeserializeOwned + Clone> Book<S, R> {
+    /// Opens or makes the file at `path`. A last line that a crash cut off is dropped. `version` is raised whenever
+    /// the same spec gives another result: older lines are of another method then.
     ///
     /// # Errors
     /// Where the file cannot be used, or a whole line is not a result.
-    pub fn open(path: &Path, corpus: Hash) -> Result<Self, BookError> {
+    pub fn open(path: &Path, corpus: Hash, version: u32) -> Result<Self, BookError> {
         let failed = |cause| BookError::Io {
             path: path.to_path_buf(),
             cause,
@@ -102,7 +102,7 @@ impl Book {
         file.seek(io::SeekFrom::Start(whole as u64)).map_err(failed)?;
         let mut results = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
-            let entry: Entry = serde_json::from_str(line).map_err(|error| BookError::Line {
+            let entry: Entry<S, R> = serde_json::from_str(line).map_err(|error| BookError::Line {
                 path: path.to_path_buf(),
                 line: number + 1,
                 reason: error.to_string(),
@@ -112,22 +112,24 @@ impl Book {
         Ok(Self {
             path: path.to_path_buf(),
             corpus,
+            version,
             inner: Mutex::new(Inner { file, results }),
+            specs: PhantomData,
         })
     }
 
     /// A panic elsewhere leaves nothing half done here.
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, Inner<R>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn key(&self, spec: &Spec) -> String {
-        let text = serde_json::json!([RESULTS_VERSION, self.corpus.to_string(), spec]).to_string();
+    fn key(&self, spec: &S) -> String {
+        let text = serde_json::json!([self.version, self.corpus.to_string(), spec]).to_string();
         Hash::of_blob(text.as_bytes()).to_string().chars().take(16).collect()
     }
 
     /// The result of `spec`, if it is there.
-    pub fn get(&self, spec: &Spec) -> Option<RunResult> {
+    pub fn get(&self, spec: &S) -> Option<R> {
         self.inner().results.get(&self.key(spec)).cloned()
     }
 
@@ -135,7 +137,7 @@ impl Book {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn put(&self, spec: &Spec, result: RunResult) -> Result<(), BookError> {
+    pub fn put(&self, spec: &S, result: R) -> Result<(), BookError> {
         let key = self.key(spec);
         let entry = Entry {
             key: key.clone(),
@@ -159,7 +161,9 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convergence::spec::tests::sample;
+    use crate::convergence::{RunResult, Spec, spec::tests::sample};
+
+    type Book = super::Book<Spec, RunResult>;
 
     #[test]
     fn lines_outlive_a_crash_and_wrong_ones_are_named() {
@@ -169,34 +173,34 @@ mod tests {
             loss: 1.5,
             ..RunResult::default()
         };
-        let book = Book::open(&path, corpus).unwrap();
+        let book = Book::open(&path, corpus, 2).unwrap();
         book.put(&sample(), result.clone()).unwrap();
         drop(book);
         let whole = std::fs::read(&path).unwrap();
         let cut = [&whole[..], &whole[..whole.len() / 2]].concat();
         std::fs::write(&path, &cut).unwrap();
-        let book = Book::open(&path, corpus).unwrap();
+        let book = Book::open(&path, corpus, 2).unwrap();
         assert_eq!(book.get(&sample()), Some(result.clone()));
         let other = Spec { seed: 2, ..sample() };
         assert_eq!(book.get(&other), None);
         book.put(&other, result).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
-        let second = Book::open(&path, corpus).map(drop).unwrap_err();
+        let second = Book::open(&path, corpus, 2).map(drop).unwrap_err();
         assert!(matches!(second, BookError::InUse(_)), "{second}");
         drop(book);
         let mut within_a_character = std::fs::read(&path).unwrap();
         within_a_character.extend("ρ".bytes().take(1));
         std::fs::write(&path, &within_a_character).unwrap();
         assert_eq!(
-            Book::open(&path, Hash([2; 32])).unwrap().get(&other),
+            Book::open(&path, Hash([2; 32]), 2).unwrap().get(&other),
             None,
             "another corpus"
         );
         std::fs::write(&path, b"one\n\xcf\n").unwrap();
-        let refused = Book::open(&path, corpus).map(drop).unwrap_err().to_string();
+        let refused = Book::open(&path, corpus, 2).map(drop).unwrap_err().to_string();
         assert!(refused.contains(":2: this is not a result"), "{refused}");
         std::fs::write(&path, "{}\n").unwrap();
-        let refused = Book::open(&path, corpus).map(drop).unwrap_err().to_string();
+        let refused = Book::open(&path, corpus, 2).map(drop).unwrap_err().to_string();
         assert!(refused.contains(":1: this is not a result"), "{refused}");
         std::fs::remove_file(&path).unwrap();
     }

@@ -1,0 +1,136 @@
+//! `atoll bench attacks`.
+
+use super::{on_interrupt, progress};
+use crate::demo::corpus;
+use anyhow::Context as _;
+use atoll_bench::attacks::{
+    self, Preset, RunResult, Spec,
+    campaign::CampaignError,
+    table::{self, Row},
+};
+use atoll_simulator::Text;
+use clap::ValueEnum;
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::Ordering,
+};
+
+/// Runs networks with liars and compares every liar with the honest run under every robust rule.
+///
+/// Whole networks in the simulator, with a real model: ledger, gates, weights and audits are those of a real run.
+/// Results are kept after every run: the same command goes on where it was stopped.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Writes results.jsonl and table.md into the output folder. smoke takes about a minute, table hours on two cores.\n\nExamples:\n  atoll bench attacks\n  atoll bench attacks --preset table --data texts.txt --out results/attacks\n  atoll bench attacks --json | tail -1"
+)]
+pub(crate) struct Arguments {
+    /// What to run
+    #[arg(long, value_enum, default_value_t = Which::Smoke)]
+    preset: Which,
+    /// Text, folder, JSONL or Parquet; the project's own sources if left out
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Where results are kept [default: atoll-bench/attacks-PRESET]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Runs at a time, each on one thread; as many as there are cores if left out
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print JSON lines: one for each run, and one for the table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    /// Four liars, two rules, a tiny model
+    Smoke,
+    /// Every liar against every rule, and against the default with 1M parameters
+    Table,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let preset = match arguments.preset {
+        Which::Smoke => Preset::Smoke,
+        Which::Table => Preset::Table,
+    };
+    let default = || Path::new("atoll-bench").join(format!("attacks-{}", preset.name()));
+    let out = arguments.out.clone().unwrap_or_else(default);
+    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let text = Text::of(&corpus::read(arguments.data.as_deref())?)?;
+    let book = attacks::open(&out.join("results.jsonl"), &text)?;
+    let campaign = preset.campaign();
+    let stop = on_interrupt()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = arguments.threads.map_or(cores, usize::from);
+    let bar = progress((campaign.done(&book), campaign.specs.len()), arguments.json)?;
+    let ended = |spec: &Spec, result: &RunResult| {
+        bar.inc(1);
+        match (arguments.json, bar.is_hidden()) {
+            (true, _) => say!("{}", json!({ "spec": spec, "result": result })),
+            (false, true) => say!("{}", line(spec, result)),
+            (false, false) => bar.println(line(spec, result)),
+        }
+    };
+    let done = campaign.run(&text, &book, threads, &|| stop.load(Ordering::Relaxed), &ended);
+    bar.finish_and_clear();
+    let rows = table::rows(&campaign, &book);
+    let data = arguments.data.as_deref();
+    let written = fs::write(
+        out.join("table.md"),
+        head(preset, data, &text) + &table::markdown(&rows),
+    );
+    written.with_context(|| format!("cannot write into {}", out.display()))?;
+    match done {
+        Ok(()) => {}
+        Err(CampaignError::Stopped) => {
+            let (done, of) = (campaign.done(&book), campaign.specs.len());
+            eprintln!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
+            return Ok(ExitCode::from(130));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match arguments.json {
+        true => say!("{}", summary(&rows)),
+        false => {
+            say!("{}", table::markdown(&rows));
+            say!("results and table are in {}", out.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(spec: &Spec, result: &RunResult) -> String {
+    let liar = if spec.liars == 0 { "nobody" } else { &spec.liar };
+    format!(
+        "{:<4} {:<34} {:<14} {} of {:<2}  loss {:.4}  caught {}  {:.0} s",
+        spec.size, spec.rule, liar, spec.liars, spec.replicas, result.loss, result.caught, result.wall_s
+    )
+}
+
+fn head(preset: Preset, data: Option<&Path>, text: &Text) -> String {
+    format!(
+        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}, seed 1. Losses are held-out nats per byte; extra loss is relative to the run in which nobody lies. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then. The default rule has audits on, the others have not.\n\n",
+        preset.name(),
+        env!("CARGO_PKG_VERSION"),
+        data.map_or("the project's sources".to_string(), |path| path.display().to_string()),
+        text.hash().short(),
+    )
+}
+
+fn summary(rows: &[Row]) -> serde_json::Value {
+    let worst = |rule: &str| {
+        let of = rows.iter().filter(|row| row.spec.rule == rule && row.spec.liars > 0);
+        of.filter_map(|row| row.extra_percent).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let rules = atoll_bench::attacks::campaign::RULES
+        .iter()
+        .filter(|rule| rows.iter().any(|row| row.spec.rule == **rule));
+    let rules: Vec<_> = rules
+        .map(|rule| json!({ "rule": rule, "worst_extra_percent": worst(rule) }))
+        .collect();
+    json!({ "rules": rules, "runs": rows })
+}
