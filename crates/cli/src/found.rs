@@ -9,7 +9,7 @@ use atoll_host::{
     identity,
 };
 use atoll_protocol::{
-    Layout, Nano, PeerId,
+    Audit, Layout, Nano, PeerId, Robust,
     charter::{Codec, Compression, Member, Overlap},
 };
 use serde_json::json;
@@ -60,7 +60,7 @@ pub(crate) fn init(arguments: &InitArguments) -> anyhow::Result<ExitCode> {
 /// The folder must be one that `atoll init` made; its node serves the corpus to the others.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  atoll found my-node --data texts/ --member me=6f…c2 --member ada=91…0b\n  atoll found my-node --data corpus.parquet --member me=6f…c2 --rounds 200 --inner-steps 100"
+    after_help = "Examples:\n  atoll found my-node --data texts/ --member me=6f…c2 --member ada=91…0b\n  atoll found my-node --data corpus.parquet --member me=6f…c2 --rounds 200 --inner-steps 100\n  atoll found my-node --data texts/ --member me=6f…c2 --member ada=91…0b --audit 0     where all trust each other"
 )]
 pub(crate) struct FoundArguments {
     /// The founder's folder
@@ -95,9 +95,26 @@ pub(crate) struct FoundArguments {
     /// What a node does meanwhile: auto, steps, eager, round or none
     #[arg(long, value_parser = overlap)]
     overlap: Option<Overlap>,
+    /// How contributions are judged: a rule's name, with mixing, clip and gates [default: geometric-median clip gates]
+    #[arg(long)]
+    robust: Option<Robust>,
+    /// Share of the contributions that others make again, and all of a newcomer's first five: 0 for none
+    #[arg(long, default_value_t = 0.125, value_parser = share)]
+    audit: f64,
+    /// How far apart machines may train the same, as a share: see `atoll calibrate`
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    tolerance: f64,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// Contributions of a newcomer that are all made again.
+const NEWCOMER: u32 = 5;
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share from 0 to 1 is needed".into())
 }
 
 fn member(text: &str) -> Result<Member, String> {
@@ -145,6 +162,15 @@ fn plan(arguments: &FoundArguments) -> Plan {
     plan.round.batch = arguments.batch.unwrap_or(plan.round.batch);
     plan.round.sequence = arguments.sequence.unwrap_or(plan.round.sequence);
     plan.round.overlap = arguments.overlap.unwrap_or(plan.round.overlap);
+    plan.robust = arguments.robust.clone().unwrap_or(plan.robust);
+    if arguments.audit > 0.0 {
+        plan.audit = Audit {
+            share: Nano((arguments.audit * 1e9) as u64),
+            newcomer: NEWCOMER,
+            tolerance: Nano((arguments.tolerance * 1e9) as u64),
+            ..Audit::NONE
+        };
+    }
     if let Some(compression) = &arguments.codec {
         plan.compression = compression.clone();
     }

@@ -5,6 +5,7 @@ mod say;
 
 mod audit;
 mod bench;
+mod calibrate;
 mod demo;
 mod found;
 mod model;
@@ -50,6 +51,8 @@ enum Command {
     Sim(sim::Arguments),
     /// Measure methods of training together, and codecs, in one process
     Bench(bench::Arguments),
+    /// Measure how far apart machines train the same, for the tolerance of audits
+    Calibrate(calibrate::Arguments),
     /// Say where a run stands
     Status(status::Arguments),
     /// Say what became of a peer's contributions, and why
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => model::eval(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
     };

@@ -6,6 +6,7 @@
 mod again;
 pub mod audit;
 pub mod blobs;
+pub mod calibrate;
 pub mod charter_file;
 pub mod checkpoints;
 mod effects;

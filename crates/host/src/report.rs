@@ -93,15 +93,16 @@ pub fn sentence(charter: &Charter, peer: &PeerId, conviction: &Conviction) -> St
     let against = findings.iter().filter(|(_, found)| charter.audit.fails(*found));
     let (count, all) = (against.clone().count(), findings.len());
     let what = against.map(|(_, finding)| found(*finding)).next().unwrap_or_default();
-    match judged == peer {
-        true => format!("its contribution to round {round} was made again by {all}, of whom {count} found: {what}"),
-        false => {
-            let author = charter.name_of(judged);
-            format!(
-                "it accused {author} of its contribution to round {round}, which {} of {all} found right",
-                all - count
-            )
-        }
+    if judged == peer {
+        return format!("its contribution to round {round} was made again by {all}, of whom {count} found: {what}");
+    }
+    let author = charter.name_of(judged);
+    match 2 * count > all {
+        true => format!("it passed {author}'s contribution to round {round}, of which {count} of {all} found: {what}"),
+        false => format!(
+            "it accused {author} of its contribution to round {round}, which {} of {all} found right",
+            all - count
+        ),
     }
 }
 

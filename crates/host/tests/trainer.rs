@@ -195,6 +195,7 @@ impl Driven {
                 worked: worked.clone(),
                 since: Round(0),
                 verifier: key(2),
+                passed: None,
                 accusation: None,
                 jury: Vec::new(),
                 findings: BTreeMap::new(),

@@ -11,17 +11,18 @@
 //! What is drawn, and who is to look, follows from the block before the one that closed the round: when a
 //! contribution was committed to, nobody knew. One verifier looks first, because that is cheap; a jury of up to
 //! all the others decides, because no two of three strangers should be able to throw out a third
-//! (docs/adr/0013). Who is guilty stays out for a while, the second time for good, and what was merged of it
+//! (docs/adr/0013). Some of what a verifier passes is looked at once more by another; where a jury then finds it
+//! wrong, the first is guilty too. Who is guilty stays out for a while, the second time for good, and what was merged of it
 //! since then is taken out of θ again. What cannot be looked at is taken out too, but its author may have lost its
 //! power, and stays. An accuser whom a jury contradicts is guilty itself, unless it only
 //! missed something: whoever is accused could serve the others and not it.
 
+mod draw;
+
 use crate::{Event, LastMerge, Outcome, Planned, Refusal, Roots, RoundRecord, Standing, State, Terms, assign::Share};
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    Domain, Finding, Hash, InnerSteps, Nano, PeerId, Round,
-    audit::JURY_MIN,
-    encode,
+    Finding, Hash, InnerSteps, Nano, PeerId, Round,
     transaction::{Reveal, States},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -76,8 +77,10 @@ pub struct Case {
     pub worked: Worked,
     /// The round at whose end the verifier or the jury was drawn.
     pub since: Round,
-    /// Who looks first.
+    /// Who looks first, or once more.
     pub verifier: PeerId,
+    /// Who looked before and passed it.
+    pub passed: Option<PeerId>,
     /// What it found, if that speaks against it.
     pub accusation: Option<Finding>,
     /// Who decides then, ascending; empty before it is drawn.
@@ -101,7 +104,7 @@ impl Case {
 pub struct Conviction {
     /// The contribution's round.
     pub round: Round,
-    /// Whose contribution was judged: its own, or one that it had accused.
+    /// Whose contribution was judged: its own, or one that it had accused or passed.
     pub judged: PeerId,
     /// What each found.
     pub findings: Vec<(PeerId, Finding)>,
@@ -164,6 +167,8 @@ pub struct Audits {
     pub cases: BTreeMap<(Round, PeerId), Case>,
     /// The last merges, oldest first.
     pub merges: Vec<Closed>,
+    /// What a verifier passed in the round under way, and nobody looked at before.
+    pub(crate) passed: BTreeMap<(Round, PeerId), Case>,
     /// What is to be taken out with the next merge.
     pub condemned: Vec<(Round, PeerId)>,
     /// Of everyone ever found guilty, the last time.
@@ -287,8 +292,14 @@ impl State {
         if case.jury.is_empty() {
             if fails {
                 case.accusation = Some(finding);
-            } else {
-                self.core_mut().audits.cases.remove(&key);
+            } else if let Some(case) = self
+                .core_mut()
+                .audits
+                .cases
+                .remove(&key)
+                .filter(|case| case.passed.is_none())
+            {
+                self.core_mut().audits.passed.insert(key, case);
             }
             events.push(Event::Verified {
                 round,
@@ -337,21 +348,27 @@ impl State {
             findings,
         };
         if matches!(verdict, Verdict::Guilty | Verdict::Unserved) {
+            let clearly = |(_, found): &&(PeerId, Finding)| self.charter().audit.fails_clearly(*found);
+            let clear = conviction.findings.iter().filter(clearly).count();
+            let needed = self.charter().quorum(case.jury.len());
+            if let Some(blind) = case.passed.filter(|_| verdict == Verdict::Guilty && clear >= needed) {
+                self.convict(blind, verdict, conviction.clone(), events);
+            }
             self.convict(judged, verdict, conviction, events);
             self.condemn(judged, round);
             return;
         }
         events.push(Event::Acquitted { round, peer: judged });
-        match (case.accusation, verdict) {
-            (Some(Finding::Apart { .. }), Verdict::Refuted) => {
-                self.convict(case.verifier, Verdict::Guilty, conviction, events);
-            }
-            (Some(Finding::Missing), _) => {
-                if let Some(accuser) = self.core_mut().peers.get_mut(&case.verifier) {
-                    accuser.unfounded = accuser.unfounded.saturating_add(1);
-                }
-            }
-            _ => {} // who of them lies nobody can tell
+        if verdict != Verdict::Refuted {
+            return; // who of them lies nobody can tell
+        }
+        if case
+            .accusation
+            .is_some_and(|found| self.charter().audit.fails_clearly(found))
+        {
+            self.convict(case.verifier, Verdict::Guilty, conviction, events);
+        } else if let Some(accuser) = self.core_mut().peers.get_mut(&case.verifier) {
+            accuser.unfounded = accuser.unfounded.saturating_add(1);
         }
     }
 
@@ -415,6 +432,7 @@ impl State {
         self.forget(record.round);
         self.lapse(record.round, events);
         self.draw_juries(record.round, parent, events);
+        self.draw_seconds(record.round, parent, events);
         if let Outcome::Closed(_) = record.outcome {
             self.draw_verifiers(record, parent, events);
         }
@@ -472,114 +490,4 @@ impl State {
         let surplus = voids.len().saturating_sub(VOIDS_MAX);
         voids.drain(..surplus);
     }
-
-    /// What waited for too long is over; but what a quorum of the jury had against it stands, though some of it
-    /// never answered.
-    fn lapse(&mut self, round: Round, events: &mut Vec<Event>) {
-        let window = self.charter().audit.window;
-        let late = |case: &&Case| round.0 >= case.since.0.saturating_add(window);
-        let cases = &self.core().audits.cases;
-        let late: Vec<(Round, PeerId)> = cases
-            .iter()
-            .filter(|(_, case)| late(case))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in late {
-            let Some(case) = self.core().audits.cases.get(&key) else {
-                continue; // its author was convicted for another
-            };
-            let findings: Vec<(PeerId, Finding)> = case.findings.iter().map(|(peer, found)| (*peer, *found)).collect();
-            let against = findings.iter().filter(|(_, found)| self.charter().audit.fails(*found));
-            if !case.jury.is_empty() && against.count() >= self.charter().quorum(case.jury.len()) {
-                self.close_case(key, Verdict::Unserved, findings, events);
-            } else if let Some(case) = self.core_mut().audits.cases.remove(&key) {
-                let (round, peer) = key;
-                let verifier = case.verifier;
-                events.push(Event::AuditLapsed { round, peer, verifier });
-            }
-        }
-    }
-
-    fn draw_juries(&mut self, round: Round, parent: Hash, events: &mut Vec<Event>) {
-        let accused: Vec<(Round, PeerId)> = (self.core().audits.cases.iter())
-            .filter(|(_, case)| case.accusation.is_some() && case.jury.is_empty())
-            .map(|(key, _)| *key)
-            .collect();
-        let size = self.charter().audit.jury as usize;
-        for (of, peer) in accused {
-            let mut jury = self.in_order((parent, of, peer), |other| *other != peer);
-            jury.truncate(size);
-            jury.sort_unstable();
-            if jury.len() < JURY_MIN as usize {
-                continue; // it lapses, unless enough come back
-            }
-            if let Some(case) = self.core_mut().audits.cases.get_mut(&(of, peer)) {
-                (case.jury, case.since) = (jury.clone(), round);
-            }
-            events.push(Event::JuryDrawn { round: of, peer, jury });
-        }
-    }
-
-    fn draw_verifiers(&mut self, record: &RoundRecord, parent: Hash, events: &mut Vec<Event>) {
-        let round = record.round;
-        if self.active().len() <= JURY_MIN as usize {
-            return; // nobody could be judged
-        }
-        for entry in &record.merged {
-            let peer = entry.peer;
-            let worked = self.core().audits.works.get(&peer);
-            let Some(worked) = worked.filter(|worked| worked.can_be_done_again()).cloned() else {
-                continue;
-            };
-            if !self.is_drawn(&peer, round, parent) {
-                continue;
-            }
-            let founded = |other: &PeerId| {
-                let known = self.core().peers.get(other);
-                *other != peer && known.is_some_and(|known| known.unfounded < UNFOUNDED_MAX)
-            };
-            let Some(verifier) = self.in_order((parent, round, peer), founded).first().copied() else {
-                continue;
-            };
-            let case = Case {
-                worked,
-                since: round,
-                verifier,
-                accusation: None,
-                jury: Vec::new(),
-                findings: BTreeMap::new(),
-            };
-            self.core_mut().audits.cases.insert((round, peer), case);
-            events.push(Event::AuditDrawn { round, peer, verifier });
-        }
-    }
-
-    fn is_drawn(&self, peer: &PeerId, round: Round, parent: Hash) -> bool {
-        let (audit, known) = (&self.charter().audit, self.core().peers.get(peer));
-        let Some(known) = known.filter(|known| known.standing == Standing::Active) else {
-            return false;
-        };
-        let ticket = lot(&(self.core().genesis, parent, round, peer, "drawn"));
-        let below = (u128::from(ticket) * u128::from(Nano::ONE.0)) >> u64::BITS;
-        known.proven <= audit.newcomer || below < u128::from(audit.share.0)
-    }
-
-    /// Who takes part and fits, in the order of their lots.
-    fn in_order(&self, (parent, round, peer): (Hash, Round, PeerId), fits: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
-        let genesis = self.core().genesis;
-        let mut lots: Vec<(u64, PeerId)> = (self.active().into_iter())
-            .filter(|other| fits(other))
-            .map(|other| (lot(&(genesis, parent, round, peer, other)), other))
-            .collect();
-        lots.sort_unstable();
-        lots.into_iter().map(|(_, other)| other).collect()
-    }
-}
-
-fn lot(of: &impl BorshSerialize) -> u64 {
-    let hash = Hash::of(Domain::Lottery, &encode(of));
-    hash.0
-        .iter()
-        .take(8)
-        .fold(0u64, |word, byte| word << 8 | u64::from(*byte))
 }

@@ -7,6 +7,8 @@ use atoll_protocol::{Action, Audit, Finding, Hash, InnerSteps, Nano, Round, char
 use world::World;
 
 const ALL: [usize; 4] = [0, 1, 2, 3];
+/// More than the tolerance, but not by so much that another machine could not pass it.
+const NEARLY: u64 = 15_000_000;
 const APART: Finding = Finding::Apart {
     billionths: 500_000_000,
 };
@@ -141,6 +143,31 @@ fn what_is_not_served_is_taken_out_and_its_author_stays() {
         let peer = &world.state.core().peers[&two];
         assert_eq!((peer.proven, peer.offences), (0, 0));
         assert!(!audits.works.contains_key(&two), "it must make a fresh start");
+    }
+}
+
+/// Everything that a verifier passes is looked at once more here; where that was wrong, the first is guilty too.
+#[test]
+fn who_passes_what_is_wrong_is_guilty_where_another_looks() {
+    for (found, expected) in [
+        (APART, Standing::Suspended(Round(7))),
+        (Finding::Apart { billionths: NEARLY }, Standing::Active),
+    ] {
+        let mut world = world();
+        world.round(&ALL, 1);
+        let first = verifier(&world, 0, 2);
+        world.verdict(first, (Round(0), 2), Finding::Same).unwrap();
+        world.round(&ALL, 2);
+        let second = verifier(&world, 0, 2);
+        assert!(second != first && second != 2);
+        world.verdict(second, (Round(0), 2), found).unwrap();
+        world.round(&ALL, 3);
+        for who in [0, 1, 3] {
+            let _ = world.verdict(who, (Round(0), 2), found); // the third comes too late
+        }
+        assert_eq!(standing(&world, 2), Standing::Suspended(Round(7)));
+        assert_eq!(standing(&world, first), expected);
+        assert!(case(&world, 0, 2).is_none());
     }
 }
 

@@ -52,6 +52,15 @@ impl Audit {
         }
     }
 
+    /// Whether it does so by so much that whoever finds otherwise did not look: two machines may find a little more
+    /// and a little less than the tolerance.
+    pub fn fails_clearly(&self, finding: Finding) -> bool {
+        match finding {
+            Finding::Apart { billionths } => billionths > self.tolerance.0.saturating_mul(2),
+            _ => false,
+        }
+    }
+
     /// The round in which a peer that is found guilty in `round` may take part again.
     pub fn back(&self, round: Round) -> Round {
         Round(round.0.saturating_add(self.probation).saturating_add(1))
@@ -133,6 +142,8 @@ mod tests {
         for (finding, fails) in table {
             assert_eq!(audit.fails(finding), fails, "{finding}");
         }
+        assert!(!audit.fails_clearly(apart(2_000_000)) && !audit.fails_clearly(Finding::Missing));
+        assert!(audit.fails_clearly(apart(2_000_001)));
         assert_eq!(
             apart(1_250_000_999).to_string(),
             "made again it is 1.250000 of its length away"

@@ -391,7 +391,7 @@ impl World {
         let why = match (barred, peer == judged) {
             (true, true) => format!("made again, its contribution to round {round} is another"),
             (true, false) => format!(
-                "node {}, which it accused over round {round}, is right",
+                "a jury found otherwise about the contribution of node {} to round {round}",
                 self.node_of(&judged)
             ),
             (false, _) => format!("nobody served what its contribution to round {round} was made from"),
@@ -409,7 +409,8 @@ impl World {
         let case = self.replays.drawn.get(&of).cloned();
         let found = case.map(|case| self.finding(judged, &case));
         let holds = match found {
-            Some(Ok(finding)) => self.charter.audit.fails(finding) == (peer == judged),
+            // who is not its author accused what is right, or passed what is wrong
+            Some(Ok(finding)) => self.charter.audit.fails(finding) || peer != judged,
             _ => false,
         };
         if !holds {

@@ -100,9 +100,7 @@ impl Report {
                 .map(|out| out.reason.to_string());
             Some((record.round, refused.or(out)?))
         });
-        let convicted = self.convicted.get(&node);
-        let convicted =
-            convicted.map(|(of, at)| (*at, format!("made again, its contribution to round {of} is another")));
+        let convicted = self.convicted.get(&node).cloned();
         let excluded = self
             .excluded
             .get(&node)

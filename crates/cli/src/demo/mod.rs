@@ -57,8 +57,9 @@ pub(crate) struct Arguments {
     /// The demo's folder
     #[arg(long, default_value = "atoll-demo")]
     dir: PathBuf,
-    /// Nodes that lie, the last ones: sign-flip, scale-10, scale-100, gaussian, a-little, inner-product,
-    /// copycat, resend, zeros, idle, drift, label-flip, lazy, garbage, oversize, withhold
+    /// Nodes that lie, the last ones: sign-flip, scale-10, scale-100, gaussian, a-little, inner-product, collude,
+    /// sybil, copycat, stale, resend, zeros, idle, drift, label-flip, backdoor, lazy, garbage, truncate, not-finite,
+    /// oversize, withhold, hide, equivocate, accuse, blind
     #[arg(long, value_delimiter = ',', value_name = "LIAR,…")]
     liars: Vec<Liar>,
     /// Print only one JSON object, at the end
