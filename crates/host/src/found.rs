@@ -4,7 +4,7 @@ use crate::{
     blobs::{Blobs, Keep},
     charter_file,
     folder::{Folder, make, write_whole},
-    identity,
+    identity::{self, IdentityError},
     network::Settings,
 };
 use anyhow::{Context as _, bail};
@@ -20,7 +20,7 @@ use atoll_protocol::{
     limits::VALIDATORS_MAX,
     robust::Weighing,
 };
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 /// What a founder decides; everything else follows.
 #[derive(Debug, Clone)]
@@ -125,8 +125,17 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
 
 /// Makes a folder with a new key, or says what is in the way.
 pub fn new_member(folder: &Folder) -> anyhow::Result<Keypair> {
+    member_with(folder, identity::create)
+}
+
+/// The same with a key that is known already: for runs that are to be compared, never for real ones.
+pub fn known_member(folder: &Folder, secret: &Hash) -> anyhow::Result<Keypair> {
+    member_with(folder, |path| identity::create_from(path, &secret.0))
+}
+
+fn member_with(folder: &Folder, key: impl FnOnce(&Path) -> Result<Keypair, IdentityError>) -> anyhow::Result<Keypair> {
     make(folder.path())?;
-    let keypair = identity::create(&folder.key()).with_context(|| {
+    let keypair = key(&folder.key()).with_context(|| {
         format!(
             "{} may hold a node already; nothing was changed",
             folder.path().display()

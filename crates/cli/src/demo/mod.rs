@@ -62,6 +62,12 @@ pub(crate) struct Arguments {
     /// oversize, withhold, hide, equivocate, accuse, blind
     #[arg(long, value_delimiter = ',', value_name = "LIAR,…")]
     liars: Vec<Liar>,
+    /// Contributions are judged and made again although nobody lies: what that costs
+    #[arg(long)]
+    audits: bool,
+    /// Keys, rows and parameters from this number, so that two demos can be compared
+    #[arg(long)]
+    seed: Option<u64>,
     /// Print only one JSON object, at the end
     #[arg(long)]
     json: bool,

@@ -9,7 +9,7 @@ use atoll_host::{
     found::{self, Plan},
     identity,
 };
-use atoll_protocol::{Audit, Charter, Nano, PeerId, charter::Member};
+use atoll_protocol::{Audit, Charter, Hash, Nano, PeerId, charter::Member};
 use std::{
     collections::BTreeMap,
     fs,
@@ -151,15 +151,18 @@ async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
     for number in 1..=peers {
         let name = format!("node-{number:0digits$}");
         let folder = Folder::at(beside.join(&name));
-        members.push(Member {
-            name,
-            key: found::new_member(&folder)?.peer(),
-        });
+        let key = match arguments.seed {
+            Some(seed) => found::known_member(&folder, &Hash::of_blob(format!("demo {seed} {number}").as_bytes()))?,
+            None => found::new_member(&folder)?,
+        };
+        let key = key.peer();
+        members.push(Member { name, key });
         nodes.push(folder);
     }
     let rounds = arguments.rounds.unwrap_or(super::ROUNDS);
     let mut plan = Plan::small("demo", rounds, arguments.inner_steps.unwrap_or(super::INNER_STEPS));
-    if !arguments.liars.is_empty() {
+    plan.seed = arguments.seed.unwrap_or(plan.seed);
+    if !arguments.liars.is_empty() || arguments.audits {
         plan.audit = AUDIT;
     }
     plan.licence = arguments.data.is_none().then(|| corpus::LICENCE.to_string());
