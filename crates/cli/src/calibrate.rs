@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         _ => 0.0,
     };
     let largest = compared.iter().map(|found| far(&found.finding)).fold(0.0, f64::max);
-    let tolerance = (MARGIN * largest).max(LEAST);
+    let tolerance = (MARGIN * largest).clamp(LEAST, 1.0);
     if arguments.json {
         let samples = compared.iter().zip(&arguments.samples).map(|(found, path)| {
             json!({

@@ -2,7 +2,7 @@
 
 use crate::inner::Inner;
 use anyhow::Context as _;
-use atoll_learner::Learner as _;
+use atoll_learner::{LearnError, Learner as _};
 use atoll_ledger::{Assigned, Work, Worked};
 use atoll_outer::again::{AgainError, Claimed, Recipe, Rows, Training};
 use std::ops::Range;
@@ -38,8 +38,12 @@ pub(crate) struct Others<'a> {
     pub(crate) worked: &'a Worked,
 }
 
-fn claim(error: impl std::fmt::Display) -> AgainError {
-    AgainError::Claim(error.to_string())
+/// Numbers or moments that cannot be are its author's to answer for; everything else is this machine's.
+pub(crate) fn learning(error: LearnError) -> AgainError {
+    match error {
+        LearnError::NotFinite { .. } | LearnError::OptimizerState { .. } => AgainError::Claim(error.to_string()),
+        other => AgainError::Here(other.to_string()),
+    }
 }
 
 fn here(error: impl std::fmt::Display) -> AgainError {
@@ -49,7 +53,7 @@ fn here(error: impl std::fmt::Display) -> AgainError {
 impl Training for Others<'_> {
     fn begin(&mut self, moments: Option<&[u8]>) -> Result<(), AgainError> {
         match moments {
-            Some(moments) => self.inner.learner.restore(moments).map_err(claim),
+            Some(moments) => self.inner.learner.restore(moments).map_err(learning),
             None => {
                 self.inner.learner.reset_optimizer();
                 Ok(())
@@ -64,12 +68,14 @@ impl Training for Others<'_> {
         };
         let assigned = work.and_then(|work| work.assigned.as_ref());
         let Assigned { share, terms } = assigned.ok_or_else(|| here("its rows are not known any more"))?;
-        self.inner.learner.write(weights).map_err(claim)?;
+        self.inner.learner.write(weights).map_err(learning)?;
         for step in steps {
             let batch = self.inner.batch(share, step).map_err(here)?;
-            self.inner
-                .step(&batch, terms.first_step + u64::from(step))
-                .map_err(claim)?;
+            let stepped = self.inner.step(&batch, terms.first_step + u64::from(step));
+            stepped.map_err(|error| match error.downcast::<LearnError>() {
+                Ok(error) => learning(error),
+                Err(error) => here(error),
+            })?;
         }
         Ok(self.inner.learner.read())
     }
@@ -79,6 +85,6 @@ impl Training for Others<'_> {
     }
 
     fn moments_apart(&self, theirs: &[u8]) -> Result<f64, AgainError> {
-        self.inner.learner.moments_apart(theirs).map_err(claim)
+        self.inner.learner.moments_apart(theirs).map_err(learning)
     }
 }

@@ -1,7 +1,10 @@
 //! How far apart two machines train the same: a contribution on rows that everybody can make, written on one
 //! machine and made again on another. What `audit.tolerance` must let pass follows from that.
 
-use crate::folder::{FolderError, read_limited, write_whole};
+use crate::{
+    again::learning,
+    folder::{FolderError, read_limited, write_whole},
+};
 use anyhow::{Context as _, bail};
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::Terms;
@@ -80,14 +83,10 @@ impl Calibrated {
     }
 }
 
-fn claim(error: impl std::fmt::Display) -> AgainError {
-    AgainError::Claim(error.to_string())
-}
-
 impl Training for Calibrated {
     fn begin(&mut self, moments: Option<&[u8]>) -> Result<(), AgainError> {
         match moments {
-            Some(moments) => self.learner.restore(moments).map_err(claim),
+            Some(moments) => self.learner.restore(moments).map_err(learning),
             None => {
                 self.learner.reset_optimizer();
                 Ok(())
@@ -96,13 +95,13 @@ impl Training for Calibrated {
     }
 
     fn walk(&mut self, weights: &[f32], _rows: Rows, steps: Range<u32>) -> Result<Vec<f32>, AgainError> {
-        self.learner.write(weights).map_err(claim)?;
+        self.learner.write(weights).map_err(learning)?;
         for step in steps {
             let batch = self.batch(step).map_err(|error| AgainError::Here(error.to_string()))?;
             // in the middle of a run, where the rate is high
             let total = 2 * u64::from(self.steps);
             let rate = learning_rate(&self.charter.inner, total / 2, total);
-            self.learner.train_step(&batch, rate).map_err(claim)?;
+            self.learner.train_step(&batch, rate).map_err(learning)?;
         }
         Ok(self.learner.read())
     }
@@ -112,7 +111,7 @@ impl Training for Calibrated {
     }
 
     fn moments_apart(&self, theirs: &[u8]) -> Result<f64, AgainError> {
-        self.learner.moments_apart(theirs).map_err(claim)
+        self.learner.moments_apart(theirs).map_err(learning)
     }
 }
 
@@ -123,6 +122,7 @@ fn start(charter: &Charter) -> OuterState {
 
 /// Trains `steps` inner steps here and encodes them as the first round's contribution.
 pub fn sample(charter: &Arc<Charter>, steps: u32, machine: String) -> anyhow::Result<Sample> {
+    check_steps(charter, steps)?;
     let layout = Arc::new(Layout::of(&charter.model));
     let outer = start(charter);
     let mut training = Calibrated::new(charter, steps)?;
@@ -225,10 +225,17 @@ pub fn read(path: &Path, charter: &Charter) -> anyhow::Result<Sample> {
             sample.version
         );
     }
-    if sample.steps > charter.round.inner_steps.0.saturating_mul(1000) {
-        bail!("{}: {} steps are too many", path.display(), sample.steps);
-    }
+    check_steps(charter, sample.steps).with_context(|| path.display().to_string())?;
     Ok(sample)
+}
+
+/// Nobody is made to train for days.
+fn check_steps(charter: &Charter, steps: u32) -> anyhow::Result<()> {
+    let most = charter.round.inner_steps.0.saturating_mul(100);
+    match steps <= most {
+        true => Ok(()),
+        false => bail!("{steps} steps; a sample has at most {most}, a hundred rounds of this charter"),
+    }
 }
 
 #[cfg(test)]

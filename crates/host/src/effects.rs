@@ -37,6 +37,10 @@ use tokio::{
 
 /// How often everyone is asked for a replica's state before it counts as missing.
 const STATE_TRIES: u32 = 20;
+/// How often what everybody should have, a θ or a contribution, is asked for to make something again; and how long
+/// between.
+const MATERIAL_TRIES: u32 = 5;
+const MATERIAL_RETRY: Duration = Duration::from_secs(3);
 /// Between two rounds of asking everyone for a blob.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -198,7 +202,7 @@ impl World {
             self.order(Order::Settle(record.round));
         }
         if self.source.charter.audit.is_on() {
-            let kept = 2 * self.source.charter.audit.window + 2;
+            let kept = self.source.charter.audit.kept() + 1;
             let first = Round(record.round.0.saturating_sub(kept));
             self.source.blobs.collect_states(first).await?;
         }
@@ -294,7 +298,14 @@ impl World {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         self.tasks.spawn(async move {
             let round = case.worked.last.reveal.round;
-            match source.material(author, &case).await {
+            let mut material = source.material(author, &case).await;
+            for _ in 1..MATERIAL_TRIES {
+                let Err(error) = &material else { break };
+                tracing::debug!("what a contribution to round {round} was made from: {error:#}");
+                tokio::time::sleep(MATERIAL_RETRY).await;
+                material = source.material(author, &case).await;
+            }
+            match material {
                 Ok(Some((material, sent))) => {
                     let (closing, asked) = oneshot::channel();
                     let state = case.worked.last.reveal.states.closing;

@@ -6,7 +6,7 @@ use crate::{
 };
 use atoll_ledger::{Peer, RoundRecord};
 pub use atoll_outer::attack::Liar;
-use atoll_protocol::PeerId;
+use atoll_protocol::{CheckReason, PeerId, transaction::Unfit};
 use serde_json::{Value, json};
 
 /// How the node at `index` of so many lies: the last ones are the liars.
@@ -26,9 +26,17 @@ fn nodes(history: &History, liars: &[Liar]) -> Vec<(String, PeerId, Option<Liar>
 }
 
 /// Why a peer's contribution to a round was not merged, if it was its own doing.
-fn fault(history: &History, record: &RoundRecord, peer: &PeerId) -> Option<String> {
-    let refused = record.refused.iter().find(|refused| refused.peer == *peer);
-    let out = record.kept_out.iter().find(|out| out.planned.peer == *peer);
+fn fault(history: &History, record: &RoundRecord, (peer, liar): (&PeerId, Liar)) -> Option<String> {
+    // what arrives too late, or gets no weight, may be honest
+    let late = |reason| reason == CheckReason::Missing && liar != Liar::Withhold;
+    let refused = record
+        .refused
+        .iter()
+        .find(|refused| refused.peer == *peer && !late(refused.reason));
+    let out = record
+        .kept_out
+        .iter()
+        .find(|out| out.planned.peer == *peer && out.reason != Unfit::Weightless);
     refused
         .map(|refused| refused.reason.to_string())
         .or_else(|| out.map(|out| reason(&history.charter, record, &out.reason)))
@@ -40,7 +48,7 @@ pub fn caught(history: &History, liars: &[Liar]) -> Vec<Value> {
     let caught = all.iter().filter_map(|(name, key, liar)| {
         let liar = (*liar)?;
         let faults = history.rounds.iter();
-        let mut faults = faults.filter_map(|record| Some((record.round, fault(history, record, key)?)));
+        let mut faults = faults.filter_map(|record| Some((record.round, fault(history, record, (key, liar))?)));
         let convictions = &history.state.core().audits.convictions;
         let conviction = convictions.get(key).filter(|conviction| conviction.judged == *key);
         let convicted = conviction.map(|found| (found.round, sentence(&history.charter, key, found)));

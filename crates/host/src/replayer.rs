@@ -5,6 +5,7 @@ use crate::{
     again::{Others, claimed, recipe},
     inner::Inner,
 };
+use anyhow::bail;
 use atoll_learner::data::Dataset;
 use atoll_ledger::Case;
 use atoll_node::Input;
@@ -15,6 +16,7 @@ use atoll_outer::{
 use atoll_protocol::{Charter, Finding, Layout, PeerId};
 use bytes::Bytes;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread::JoinHandle,
 };
@@ -66,14 +68,23 @@ impl Replayer {
         })
     }
 
+    /// A panic over what a stranger claims must not be the end of all audits here.
     fn carry_out(&self, inner: &mut Option<Inner>, task: Task) -> anyhow::Result<Finding> {
         let mut made = match inner.take() {
             Some(inner) => inner,
             None => Inner::new(self.charter.clone(), self.dataset.clone())?,
         };
-        let finding = self.finding(&mut made, task);
-        *inner = Some(made);
-        finding
+        let work = || {
+            let finding = self.finding(&mut made, task);
+            (finding, made)
+        };
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok((finding, made)) => {
+                *inner = Some(made);
+                finding
+            }
+            Err(_) => bail!("the program failed over it; its last messages say where"),
+        }
     }
 
     fn finding(&self, inner: &mut Inner, task: Task) -> anyhow::Result<Finding> {

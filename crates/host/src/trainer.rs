@@ -287,7 +287,11 @@ impl Trainer {
 
     fn train(&mut self, training: &Training) -> anyhow::Result<()> {
         let (round, terms) = (training.round, &training.terms);
-        if let Some(again) = self.replica.repeat(round, &terms.codec, terms.steps).cloned() {
+        let again = match self.may_repeat(training.standing.as_deref()) {
+            true => self.replica.repeat(round, &terms.codec, terms.steps).cloned(),
+            false => None,
+        };
+        if let Some(again) = again {
             let keep = Keep::Contribution(round, self.me);
             self.runtime.block_on(self.blobs.keep(&again.blob, &keep))?;
             self.save()?;

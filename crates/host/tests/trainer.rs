@@ -196,6 +196,7 @@ impl Driven {
                 since: Round(0),
                 verifier: key(2),
                 passed: None,
+                silent: None,
                 accusation: None,
                 jury: Vec::new(),
                 findings: BTreeMap::new(),

@@ -14,6 +14,8 @@ use std::ops::Range;
 /// First bytes of a saved state.
 const MAGIC: [u8; 8] = *b"ATOLOPT2";
 /// Magic, kind, parameters, step.
+/// More steps than anybody takes; what somebody claims must not overflow.
+const STEPS_MAX: u64 = 1 << 48;
 const HEADER_BYTES: usize = 32;
 /// PyTorch's `clip_grad_norm_` adds this to the norm.
 const CLIP_EPS: f64 = 1e-6;
@@ -249,6 +251,10 @@ impl Optimizer {
         if bytes.len() != expected {
             let found = bytes.len();
             return Err(format!("{found} bytes, where {parameters} parameters need {expected}"));
+        }
+        let step = word(bytes, 3);
+        if step > STEPS_MAX {
+            return Err(format!("it claims {step} steps; at most {STEPS_MAX} can be"));
         }
         let moments = &bytes[HEADER_BYTES..];
         match floats(moments).find(|value| !value.is_finite()) {

@@ -29,6 +29,8 @@ use borsh::{BorshDeserialize, BorshSerialize};
 
 /// Void rounds in a row whose rows and terms are remembered, for what is sent again later.
 const VOIDS_MAX: usize = 8;
+/// Who so often in a row did not serve what it started from, with nothing between that others found right, hides it.
+const UNSERVED_MAX: u32 = 4;
 /// Who missed what a jury found so often is no verifier any more.
 const UNFOUNDED_MAX: u32 = 3;
 
@@ -81,6 +83,8 @@ pub struct Case {
     pub verifier: PeerId,
     /// Who looked before and passed it.
     pub passed: Option<PeerId>,
+    /// Who was asked before and did not answer.
+    pub silent: Option<PeerId>,
     /// What it found, if that speaks against it.
     pub accusation: Option<Finding>,
     /// Who decides then, ascending; empty before it is drawn.
@@ -183,7 +187,9 @@ impl State {
         let now = &self.round().terms;
         let mut excisions = Vec::new();
         for (index, of) in audits.merges.iter().enumerate() {
-            let condemned = audits.condemned.iter().filter(|(round, _)| *round == of.round);
+            let in_plan = |peer: &PeerId| of.plan.binary_search_by_key(peer, |entry| entry.peer).is_ok();
+            let condemned = audits.condemned.iter();
+            let condemned = condemned.filter(|(round, peer)| *round == of.round && in_plan(peer));
             let mut peers: Vec<PeerId> = condemned.map(|(_, peer)| *peer).collect();
             peers.sort_unstable();
             if peers.is_empty() {
@@ -216,6 +222,8 @@ impl State {
                 };
                 again == *reveal
             }
+            // what nobody knows how to make again is no contribution, unless more was forgotten than is its fault
+            _ if self.assigned(peer, reveal.trained).is_none() && self.core().audits.voids.len() < VOIDS_MAX => false,
             last => opening == Hash::ZERO || last.is_some_and(|last| last.states.closing == opening),
         };
         match right {
@@ -292,14 +300,12 @@ impl State {
         if case.jury.is_empty() {
             if fails {
                 case.accusation = Some(finding);
-            } else if let Some(case) = self
-                .core_mut()
-                .audits
-                .cases
-                .remove(&key)
-                .filter(|case| case.passed.is_none())
-            {
-                self.core_mut().audits.passed.insert(key, case);
+            } else {
+                self.found_right(&speaker, &peer);
+                let case = self.core_mut().audits.cases.remove(&key);
+                if let Some(case) = case.filter(|case| case.passed.is_none()) {
+                    self.core_mut().audits.passed.insert(key, case);
+                }
             }
             events.push(Event::Verified {
                 round,
@@ -329,6 +335,17 @@ impl State {
         };
         self.close_case(key, verdict, findings, events);
         Ok(())
+    }
+
+    /// A verifier that finds something right is one again, and so is an author that served it.
+    fn found_right(&mut self, verifier: &PeerId, author: &PeerId) {
+        let peers = &mut self.core_mut().peers;
+        if let Some(known) = peers.get_mut(verifier) {
+            known.unfounded = known.unfounded.saturating_sub(1);
+        }
+        if let Some(known) = peers.get_mut(author) {
+            known.unserved = 0;
+        }
     }
 
     fn close_case(
@@ -373,7 +390,7 @@ impl State {
     }
 
     /// The guilty are out for a while, the second time for good. Who did not serve what it started from may have
-    /// lost its power and stays in, as a newcomer. Both must make a fresh start: nobody can vouch for their states.
+    /// lost its power and stays in, as a newcomer; but not time after time. Both must make a fresh start: nobody can vouch for their states.
     fn convict(&mut self, peer: PeerId, verdict: Verdict, conviction: Conviction, events: &mut Vec<Event>) {
         let back = self.charter().audit.back(self.round().number);
         let Some(known) = self.core_mut().peers.get_mut(&peer) else {
@@ -383,7 +400,14 @@ impl State {
             return;
         }
         known.proven = 0;
-        if verdict == Verdict::Guilty {
+        known.unserved = match verdict {
+            Verdict::Unserved => known.unserved.saturating_add(1),
+            _ => 0,
+        };
+        // what comes to light while it is out is of the same time
+        let again = !known.is_barred() && (verdict == Verdict::Guilty || known.unserved >= UNSERVED_MAX);
+        if again {
+            known.unserved = 0;
             known.offences = known.offences.saturating_add(1);
             known.standing = match known.offences {
                 0 | 1 => Standing::Suspended(back),
@@ -394,6 +418,7 @@ impl State {
         let audits = &mut self.core_mut().audits;
         audits.convictions.insert(peer, conviction.clone());
         audits.cases.retain(|(_, of), _| *of != peer);
+        audits.passed.retain(|(_, of), _| *of != peer);
         audits.works.remove(&peer);
         events.push(Event::Convicted {
             peer,
@@ -404,13 +429,19 @@ impl State {
 
     /// Everything of `peer` that was merged in `from` or later stands on a state that nobody can vouch for.
     fn condemn(&mut self, peer: PeerId, from: Round) {
-        let audits = &mut self.core_mut().audits;
+        let audits = &self.core().audits;
         let merges = audits.merges.iter().filter(|closed| closed.round >= from);
         let with = merges.filter(|closed| {
             closed.plan.binary_search_by_key(&peer, |entry| entry.peer).is_ok() && !closed.excised.contains(&peer)
         });
-        let rounds: Vec<(Round, PeerId)> = with.map(|closed| (closed.round, peer)).collect();
-        audits.condemned.extend(rounds);
+        let mut rounds: Vec<(Round, PeerId)> = with.map(|closed| (closed.round, peer)).collect();
+        // what it sent to the round under way may be merged yet
+        if self.round().reveals.contains_key(&peer) {
+            rounds.push((self.round().number, peer));
+        }
+        let condemned = &mut self.core_mut().audits.condemned;
+        rounds.retain(|entry| !condemned.contains(entry));
+        condemned.extend(rounds);
     }
 
     /// After a round: what was merged is noted, what waited for too long lapses, juries and verifiers are drawn.
@@ -430,8 +461,8 @@ impl State {
             None => self.note_void(record),
         }
         self.forget(record.round);
-        self.lapse(record.round, events);
         self.draw_juries(record.round, parent, events);
+        self.lapse(record.round, parent, events);
         self.draw_seconds(record.round, parent, events);
         if let Outcome::Closed(_) = record.outcome {
             self.draw_verifiers(record, parent, events);
@@ -467,7 +498,7 @@ impl State {
     /// What is too old is not taken out any more, also while no round closes: its blobs may be gone, and a merge
     /// that waits for them would never end.
     fn forget(&mut self, round: Round) {
-        let kept = 2 * self.charter().audit.window + 1;
+        let kept = self.charter().audit.kept();
         let audits = &mut self.core_mut().audits;
         audits
             .merges

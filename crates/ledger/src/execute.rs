@@ -101,6 +101,7 @@ impl State {
             proven: 0,
             offences: 0,
             unfounded: 0,
+            unserved: 0,
         };
         let entry = self.core_mut().peers.entry(peer).or_insert(fresh);
         entry.standing = Standing::Active;

@@ -57,8 +57,10 @@ pub struct Peer {
     pub proven: u32,
     /// How often it was found guilty.
     pub offences: u32,
-    /// How often it missed what a jury found.
+    /// How often it missed what a jury found, less how often it found something right.
     pub unfounded: u32,
+    /// How often in a row it did not serve what it started from.
+    pub unserved: u32,
 }
 
 impl Peer {

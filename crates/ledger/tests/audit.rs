@@ -177,10 +177,62 @@ fn where_no_quorum_agrees_nobody_is_guilty() {
     let others: Vec<usize> = [0, 1, 3].into_iter().filter(|who| *who != accuser).collect();
     world.verdict(accuser, (Round(0), 2), APART).unwrap();
     world.verdict(others[0], (Round(0), 2), Finding::Same).unwrap();
-    world.verdict(others[1], (Round(0), 2), Finding::Missing).unwrap();
-    // two of three are a quorum here: APART and Missing are one each
-    assert_eq!(standing(&world, accuser), Standing::Active);
-    assert_eq!(standing(&world, 2), Standing::Active);
+    // two of three are a quorum here, and the third is silent
+    (3..6).for_each(|theta| world.round(&ALL, theta));
+    assert!(case(&world, 0, 2).is_none());
+    assert!(
+        [accuser, 2]
+            .into_iter()
+            .all(|who| standing(&world, who) == Standing::Active)
+    );
+    assert!(world.state.core().audits.condemned.is_empty());
+    let _ = others[1];
+}
+
+/// A verdict while its next contribution is being merged: that one stands on the same state.
+#[test]
+fn what_is_under_way_is_taken_out_too() {
+    let (mut world, accuser) = judged(2, APART);
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    ALL.iter().for_each(|who| world.reveal(*who).unwrap());
+    ALL.iter().for_each(|who| world.check(*who, &[]).unwrap());
+    assert_eq!(world.state.round().phase, Phase::Merge);
+    let second = [0, 1, 3].into_iter().find(|who| *who != accuser).unwrap();
+    for who in [accuser, second] {
+        world.verdict(who, (Round(0), 2), APART).unwrap();
+    }
+    for who in [0, 1, 3] {
+        let _ = world.root(who, 3); // the last comes too late
+    }
+    let culprit = world.peer(2);
+    assert!(world.last_record().plan().iter().any(|entry| entry.peer == culprit));
+    world.round(&[0, 1, 3], 4);
+    let taken = world.last_record().excisions.iter().map(|out| out.of.round.0);
+    assert_eq!(taken.collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+/// What comes to light while it is out is of the same time.
+#[test]
+fn who_is_out_already_is_not_found_guilty_twice() {
+    let (mut world, accuser) = judged(2, APART);
+    let other = [0, 1, 3].into_iter().find(|who| *who != accuser).unwrap();
+    // the accuser of one is itself accused by a second for what it sent
+    let against = verifier(&world, 0, accuser);
+    world.verdict(against, (Round(0), accuser), APART).unwrap();
+    for who in [0, 1, 3] {
+        let _ = world.verdict(who, (Round(0), 2), Finding::Same);
+    }
+    let _ = other;
+    let barred = standing(&world, accuser);
+    (3..5).for_each(|theta| {
+        let active: Vec<usize> = ALL
+            .into_iter()
+            .filter(|who| standing(&world, *who) == Standing::Active)
+            .collect();
+        world.round(&active, theta);
+    });
+    assert_eq!(world.state.core().peers[&world.peer(accuser)].offences, 1);
+    assert_eq!(standing(&world, accuser), barred);
 }
 
 #[test]
@@ -230,21 +282,23 @@ fn who_accuses_wrongly_is_guilty_unless_it_only_missed_something() {
 }
 
 #[test]
-fn what_nobody_looks_at_lapses() {
+fn what_nobody_looks_at_is_given_to_another_and_lapses_then() {
     let mut world = world();
     (1..=2).for_each(|theta| world.round(&ALL, theta));
-    assert!(case(&world, 0, 0).is_some());
+    let first = verifier(&world, 0, 0);
     world.round(&ALL, 3);
+    assert_ne!(verifier(&world, 0, 0), first, "its silence covers nobody");
+    (4..=5).for_each(|theta| world.round(&ALL, theta));
     assert!(case(&world, 0, 0).is_none());
     let lapsed = |event: &&Event| matches!(event, Event::AuditLapsed { round: Round(0), .. });
-    assert_eq!(world.events.iter().filter(lapsed).count(), 4);
+    assert_eq!(world.events.iter().filter(lapsed).count(), 8);
     assert_eq!(
         world.state.core().audits.cases.len(),
-        8,
-        "no more than the window holds"
+        16,
+        "no more than the window holds, twice"
     );
-    (4..12).for_each(|theta| world.round(&ALL, theta));
-    assert_eq!(world.state.core().audits.merges.len(), 5);
+    (6..20).for_each(|theta| world.round(&ALL, theta));
+    assert_eq!(world.state.core().audits.merges.len(), 9);
 }
 
 #[test]
@@ -254,7 +308,7 @@ fn what_cannot_be_taken_out_in_time_holds_nothing_up() {
         let _ = world.verdict(who, (Round(0), 2), APART); // the third comes too late
     }
     assert!(!world.state.core().audits.condemned.is_empty());
-    for _ in 0..5 {
+    for _ in 0..9 {
         let round = world.state.round().number;
         [0, 1, 3].iter().for_each(|who| world.commit(*who).unwrap());
         if world.state.round().phase == Phase::Commit {
@@ -282,8 +336,13 @@ fn a_share_is_drawn_and_all_of_a_newcomer() {
     world.join_all();
     (0..100).for_each(|theta| world.round(&ALL, theta));
     let drawn = |rounds: std::ops::Range<u32>| {
-        let of = |event: &&Event| matches!(event, Event::AuditDrawn { round, .. } if rounds.contains(&round.0));
-        world.events.iter().filter(of).count()
+        // nobody answers, so each is drawn again
+        let of = |event: &Event| match event {
+            Event::AuditDrawn { round, peer, .. } if rounds.contains(&round.0) => Some((*round, *peer)),
+            _ => None,
+        };
+        let drawn: std::collections::BTreeSet<_> = world.events.iter().filter_map(of).collect();
+        drawn.len()
     };
     assert_eq!(drawn(0..2), 8);
     let later = drawn(2..100);

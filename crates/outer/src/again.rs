@@ -200,8 +200,9 @@ impl Again {
     }
 
     /// How far `sent`, and the state `closing` that its author goes on from, lie from what came out: the largest of
-    /// four distances, each as a share of what came out. The sum that was encoded, e + D(blob); what that sum
-    /// encodes to, beside what was sent, since else e could take up any lie; the moments; the weights.
+    /// four distances. The sum that was encoded, e + D(blob), and the weights: as a share of δ's length, as it came
+    /// out; what that sum encodes to, beside what was sent, since else e could take up any lie, as a share of the
+    /// latter; the moments, of theirs.
     ///
     /// # Errors
     /// Where the state cannot be one of this model's.
@@ -230,13 +231,16 @@ impl Again {
         };
         let moved =
             |local: &[f32]| -> Vec<f32> { local.iter().zip(&self.base.theta).map(|(w, theta)| w - theta).collect() };
+        let ours_moved = moved(&self.local);
         let weights = match closing.local(layout)? {
-            Some(theirs) => apart(&moved(&self.local), &moved(&theirs)),
+            Some(theirs) => apart(&ours_moved, &moved(&theirs), length(&ours_moved)),
             None => 0.0,
         };
+        let sent_values = values(sent)?;
         let distances = [
-            apart(&our_sum, &their_sum),
-            apart(&values(&encoded)?, &values(sent)?),
+            // e may be many times as long as δ, and must hide nothing of it
+            apart(&our_sum, &their_sum, length(&ours_moved)),
+            apart(&sent_values, &values(&encoded)?, length(&sent_values)),
             training.moments_apart(&closing.moments)?,
             weights,
         ];
@@ -248,13 +252,13 @@ impl Again {
     }
 }
 
-/// ‖a − b‖ / ‖a‖.
-fn apart(a: &[f32], b: &[f32]) -> f64 {
-    let (mut moved, mut length) = (0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        let (a, b) = (f64::from(*a), f64::from(*b));
-        moved += (a - b) * (a - b);
-        length += a * a;
-    }
-    if moved == 0.0 { 0.0 } else { (moved / length).sqrt() }
+fn length(a: &[f32]) -> f64 {
+    a.iter().map(|a| f64::from(*a) * f64::from(*a)).sum::<f64>().sqrt()
+}
+
+/// ‖a − b‖ as a share of `length`.
+fn apart(a: &[f32], b: &[f32], length: f64) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b) * f64::from(a - b));
+    let moved = squares.sum::<f64>().sqrt();
+    if moved == 0.0 { 0.0 } else { moved / length }
 }

@@ -66,13 +66,19 @@ impl Audit {
         Round(round.0.saturating_add(self.probation).saturating_add(1))
     }
 
+    /// Rounds for which what an audit needs is kept: a verifier that is silent, another, a second look, and a jury may
+    /// each take the window.
+    pub fn kept(&self) -> u32 {
+        self.window.saturating_mul(4).saturating_add(1)
+    }
+
     /// Of a run that keeps blobs for `retention` rounds; 0 stands for all.
     pub(crate) fn validate(&self, retention: u32) -> Result<(), CharterError> {
         within_nano("audit.share", self.share, Nano(0), Nano::ONE)?;
         within("audit.window", self.window.into(), 1, WINDOW_MAX.into())?;
         within("audit.jury", self.jury.into(), JURY_MIN.into(), JURY_MAX as u64)?;
         within_nano("audit.tolerance", self.tolerance, Nano(0), Nano::ONE)?;
-        let needed = 2 * self.window + 2;
+        let needed = self.kept() + 1;
         match self.is_on() && retention > 0 && retention < needed {
             true => Err(refuse(
                 "round.retention",
@@ -157,10 +163,10 @@ mod tests {
             ..Audit::NONE
         };
         assert!(Audit::NONE.validate(1).is_ok());
-        assert!(audit.validate(0).is_ok() && audit.validate(10).is_ok());
+        assert!(audit.validate(0).is_ok() && audit.validate(18).is_ok());
         assert_eq!(
-            audit.validate(9).unwrap_err().to_string(),
-            "round.retention = 9: audit.window = 4 needs 10 rounds at least, or 0 for all"
+            audit.validate(17).unwrap_err().to_string(),
+            "round.retention = 17: audit.window = 4 needs 18 rounds at least, or 0 for all"
         );
     }
 }

@@ -374,7 +374,7 @@ impl World {
                     conviction,
                 } => self.check_conviction(*peer, *standing, (conviction.round, conviction.judged)),
                 Event::RoundEnded(record) => {
-                    let kept = 2 * self.charter.audit.window + 2;
+                    let kept = self.charter.audit.kept() + 1;
                     let old = |round: &Round| round.0.saturating_add(kept) < record.round.0;
                     self.replays.states.retain(|_, (_, round, _)| !old(round));
                     self.replays.outers.retain(|_, (round, _)| !old(round));
@@ -387,30 +387,32 @@ impl World {
     fn check_conviction(&mut self, peer: PeerId, standing: Standing, of: (Round, PeerId)) {
         let node = self.node_of(&peer);
         let (now, (round, judged)) = (self.order.tip().round().number, of);
-        let barred = matches!(standing, Standing::Suspended(_) | Standing::Excluded);
-        let why = match (barred, peer == judged) {
-            (true, true) => format!("made again, its contribution to round {round} is another"),
-            (true, false) => format!(
+        if !matches!(standing, Standing::Suspended(_) | Standing::Excluded) {
+            // what it started from was not to be had: it may have been away
+            let why = format!("nobody served what its contribution to round {round} was made from");
+            self.unserved.entry(node).or_insert((now, why));
+            return;
+        }
+        let why = match peer == judged {
+            true => format!("made again, its contribution to round {round} is another"),
+            false => format!(
                 "a jury found otherwise about the contribution of node {} to round {round}",
                 self.node_of(&judged)
             ),
-            (false, _) => format!("nobody served what its contribution to round {round} was made from"),
         };
         self.convicted.entry(node).or_insert((now, why));
-        if !barred {
-            return; // what it started from was not to be had: it may have been away
-        }
         if !self.ever_lied(node) {
             self.violated(
                 "honest-convicted",
                 format!("node {node} is {standing:?} for round {} and never lied", of.0),
             );
         }
-        let case = self.replays.drawn.get(&of).cloned();
+        let (case, liar) = (self.replays.drawn.get(&of).cloned(), self.liar(node));
         let found = case.map(|case| self.finding(judged, &case));
         let holds = match found {
-            // who is not its author accused what is right, or passed what is wrong
-            Some(Ok(finding)) => self.charter.audit.fails(finding) || peer != judged,
+            Some(Ok(finding)) if peer == judged => self.charter.audit.fails(finding),
+            // it accused what is right, or passed what is wrong
+            Some(Ok(finding)) => self.charter.audit.fails(finding) == (liar == Some(Liar::Blind)),
             _ => false,
         };
         if !holds {

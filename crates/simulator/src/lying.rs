@@ -66,7 +66,13 @@ impl World {
         let Some(mut lying) = self.peers[node as usize].lying.take() else {
             return;
         };
-        let blobs = plan.iter().filter(|entry| entry.peer != me);
+        // what a gang knows is what the honest sent
+        let honest = |peer| {
+            self.peers
+                .get(self.node_of(peer) as usize)
+                .is_some_and(|peer| peer.lying.is_none())
+        };
+        let blobs = plan.iter().filter(|entry| entry.peer != me && honest(&entry.peer));
         let blobs = blobs.filter_map(|entry| self.blobs.find(&entry.blob));
         let read = blobs.filter_map(|id| self.blobs.get(id).read.as_ref().ok());
         let decoded = read.filter_map(|contribution| {

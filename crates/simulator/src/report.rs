@@ -10,7 +10,7 @@ use crate::{
 };
 use atoll_ledger::{Outcome, Peer, RoundRecord};
 use atoll_outer::attack::Liar;
-use atoll_protocol::{Hash, PeerId, Round, transaction::Unfit};
+use atoll_protocol::{CheckReason, Hash, PeerId, Round, transaction::Unfit};
 use std::collections::BTreeMap;
 
 /// A run that is over.
@@ -38,6 +38,8 @@ pub struct Report {
     pub peers: Vec<PeerId>,
     /// Of everyone found guilty: while which round was under way, and why.
     pub convicted: BTreeMap<u32, (Round, String)>,
+    /// Of everyone that did not serve what it started from: while which round was under way, and for which.
+    pub unserved: BTreeMap<u32, (Round, String)>,
     /// Who signed two statements, and in which round that was known.
     pub excluded: BTreeMap<u32, Round>,
     /// What the ledger remembers of each node that ever joined, at the end.
@@ -67,8 +69,8 @@ impl Report {
         self.records.iter().filter(closed).count()
     }
 
-    /// For each liar that was caught, the first time. What a rule merely gave no weight is not caught: that
-    /// happens to the honest too.
+    /// For each liar that was caught, the first time. What a rule merely gave no weight, and what did not arrive in
+    /// time, is not caught: that happens to the honest too.
     pub fn caught(&self) -> Vec<Caught> {
         let lies = self
             .scenario
@@ -77,7 +79,7 @@ impl Report {
             .filter_map(|event| Some((event, event.liar?)));
         let nodes = lies.flat_map(|(event, liar)| event.who.iter().map(move |node| (*node, liar, event.at())));
         let caught = nodes.filter_map(|(node, liar, since)| {
-            let (round, reason) = self.first_fault(node, since)?;
+            let (round, reason) = self.first_fault((node, liar), since)?;
             Some(Caught {
                 node,
                 liar,
@@ -88,11 +90,13 @@ impl Report {
         caught.collect()
     }
 
-    fn first_fault(&self, node: u32, since: Micros) -> Option<(Round, String)> {
+    fn first_fault(&self, (node, liar): (u32, Liar), since: Micros) -> Option<(Round, String)> {
         let me = self.peers.get(node as usize)?;
         let lying = |record: &&RoundRecord| Micros::when(record.closed_at, 0) > since;
         let at = self.records.iter().filter(lying).find_map(|record| {
             let refused = record.refused.iter().find(|refused| refused.peer == *me);
+            // what arrives too late may be honest
+            let refused = refused.filter(|refused| refused.reason != CheckReason::Missing || liar == Liar::Withhold);
             let refused = refused.map(|refused| refused.reason.to_string());
             let out = record.kept_out.iter().find(|out| out.planned.peer == *me);
             let out = out
@@ -105,7 +109,8 @@ impl Report {
             .excluded
             .get(&node)
             .map(|at| (*at, "it signed two statements about one round".into()));
-        [at, convicted, excluded].into_iter().flatten().min()
+        let unserved = self.unserved.get(&node).filter(|_| liar == Liar::Hide).cloned();
+        [at, convicted, unserved, excluded].into_iter().flatten().min()
     }
 
     /// Nodes that never lied and are kept out for a while or for good: there should be none.
@@ -196,6 +201,7 @@ impl World {
                 .collect(),
             peers: self.peers.iter().map(|peer| peer.id).collect(),
             convicted: self.convicted,
+            unserved: self.unserved,
             excluded: self.excluded,
             wanted: self.trace.wanted,
             views_lost: self.order.views_lost,

@@ -14,7 +14,7 @@ use atoll_outer::{Contribution, OuterRule, OuterState};
 use atoll_protocol::{
     ByteCount, Hash, InnerSteps, MicroNats, Round, Tokens,
     charter::Overlap,
-    transaction::{Ahead, AheadFrom, Measured, Reveal},
+    transaction::{Ahead, AheadFrom, Measured, Reveal, States},
 };
 use std::sync::Arc;
 
@@ -99,7 +99,8 @@ impl World {
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return;
         };
-        if life.replica.repeat(round, &terms.codec, terms.steps).is_some() {
+        let repeats = life.may_repeat() && life.replica.repeat(round, &terms.codec, terms.steps).is_some();
+        if repeats {
             return self.save(node, Job::Train(round, share, terms), None);
         }
         let earlier = life.replica.pending().map(|pending| pending.reveal.round);
@@ -478,6 +479,17 @@ struct Trained {
 }
 
 impl Life {
+    /// Whether the open contribution stands on what the ledger knows: not after a jury wanted a fresh start.
+    fn may_repeat(&self) -> bool {
+        let Some(pending) = self.replica.pending() else {
+            return true;
+        };
+        let States { opening, .. } = pending.reveal.states;
+        let known = self.standing.as_ref().map(|work| &work.reveal);
+        opening == Hash::ZERO
+            || known.is_some_and(|known| known.trained == pending.reveal.trained || known.states.closing == opening)
+    }
+
     /// A round's steps: those taken ahead first, from where they began; then the rest, from where they lead now.
     /// Of all steps only the first `took` are taken.
     fn train(&mut self, theta: &[f32], share: &Share, terms: &Terms, took: InnerSteps) -> Result<Trained, String> {

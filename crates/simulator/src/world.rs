@@ -157,6 +157,8 @@ pub struct World {
     pub(crate) fresh: Vec<u8>,
     /// Who was found guilty, while which round was under way, and why; the first time.
     pub(crate) convicted: BTreeMap<u32, (Round, String)>,
+    /// Who did not serve what it started from, while which round was under way, and for which; the first time.
+    pub(crate) unserved: BTreeMap<u32, (Round, String)>,
     /// Who signed two statements, and in which round that was known.
     pub(crate) excluded: BTreeMap<u32, Round>,
     tickets: u64,
@@ -215,6 +217,7 @@ impl World {
             replays: Replays::default(),
             fresh: learner,
             convicted: BTreeMap::new(),
+            unserved: BTreeMap::new(),
             excluded: BTreeMap::new(),
             tickets: 0,
             effects: Vec::new(),

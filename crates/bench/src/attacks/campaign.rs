@@ -18,16 +18,16 @@ pub enum Preset {
 
 /// How `atoll found` has contributions judged.
 pub const DEFAULT: &str = "geometric-median clip gates";
-/// The rules, the default first. All have the gates.
-pub const RULES: [&str; 8] = [
-    DEFAULT,
-    "mean gates",
-    "mean clip gates",
-    "centered-clipping gates",
-    "geometric-median mixing clip gates",
-    "krum gates",
-    "multi-krum gates",
-    "minimum-diameter gates",
+/// The rules with the default first, and whether audits are on beside them. All have the gates.
+pub const RULES: [(&str, bool); 8] = [
+    (DEFAULT, true),
+    (DEFAULT, false),
+    ("mean gates", false),
+    ("centered-clipping gates", false),
+    ("geometric-median mixing clip gates", false),
+    ("krum gates", false),
+    ("multi-krum gates", false),
+    ("minimum-diameter gates", false),
 ];
 
 /// Runs.
@@ -84,7 +84,7 @@ impl Preset {
         match self {
             Self::Smoke => {
                 let liars = [Liar::SignFlip, Liar::InnerProduct, Liar::Lazy, Liar::Zeros];
-                for rule in [DEFAULT, "mean gates"] {
+                for rule in [RULES[0], RULES[2]] {
                     specs.extend(against(&tiny(5, 10), rule, &liars, &[1]));
                 }
             }
@@ -94,10 +94,10 @@ impl Preset {
                     inner_steps: 20,
                     ..tiny(8, 40)
                 };
-                specs.extend(against(&tiny(8, 40), DEFAULT, &Liar::ALL, &[1]));
-                specs.extend(against(&large, DEFAULT, &Liar::ALL, &[1]));
-                specs.extend(against(&tiny(16, 40), DEFAULT, &Liar::ALL, &[1, 3]));
-                for rule in &RULES[1..] {
+                specs.extend(against(&tiny(8, 40), RULES[0], &Liar::ALL, &[1]));
+                specs.extend(against(&large, RULES[0], &Liar::ALL, &[1]));
+                specs.extend(against(&tiny(16, 40), RULES[0], &Liar::ALL, &[1, 3]));
+                for rule in RULES.into_iter().skip(1) {
                     specs.extend(against(&tiny(8, 40), rule, &Liar::ALL, &[1]));
                     specs.extend(against(&tiny(16, 40), rule, &Liar::ALL, &[1, 3]));
                 }
@@ -107,11 +107,11 @@ impl Preset {
     }
 }
 
-/// The honest run under `rule`, then every liar, so many of them at a time. The default has audits.
-fn against(like: &Spec, rule: &str, liars: &[Liar], counts: &[u32]) -> Vec<Spec> {
+/// The honest run under `rule`, then every liar, so many of them at a time.
+fn against(like: &Spec, (rule, audits): (&str, bool), liars: &[Liar], counts: &[u32]) -> Vec<Spec> {
     let honest = Spec {
         rule: rule.into(),
-        audits: rule == DEFAULT,
+        audits,
         ..like.clone()
     };
     let with = counts.iter().flat_map(|count| {

@@ -27,6 +27,8 @@ pub struct Row {
     pub honest_out: f64,
     /// Honest replicas that were barred.
     pub barred_honest: u32,
+    /// What must hold and did not.
+    pub broken: String,
 }
 
 /// Every run of `campaign` that is done and whose honest run is, in order.
@@ -54,6 +56,7 @@ fn row(spec: &Spec, result: &RunResult, honest: &RunResult) -> Row {
         reason: result.reason.clone(),
         honest_out: result.honest_out,
         barred_honest: result.barred_honest,
+        broken: result.broken.clone(),
     }
 }
 
@@ -61,7 +64,7 @@ fn row(spec: &Spec, result: &RunResult, honest: &RunResult) -> Row {
 pub fn markdown(rows: &[Row]) -> String {
     let mut text = String::new();
     let mut networks: Vec<(&str, u32, u32)> = Vec::new();
-    for row in rows.iter().filter(|row| row.spec.rule == DEFAULT) {
+    for row in rows.iter().filter(|row| row.spec.audits) {
         let network = (row.spec.size.as_str(), row.spec.replicas, row.spec.liars);
         if row.spec.liars > 0 && !networks.contains(&network) {
             networks.push(network);
@@ -94,12 +97,17 @@ fn detail(rows: &[Row], network: (&str, u32, u32), text: &mut String) {
     text.push_str(&head(network, &format!("`{DEFAULT}` with audits")));
     text.push_str("| liar | loss | extra % | caught | rounds | how | honest kept out % | honest barred |\n");
     text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    for row in rows.iter().filter(|row| row.spec.rule == DEFAULT && is(row, network)) {
+    for row in rows.iter().filter(|row| row.spec.audits && is(row, network)) {
         let name = if row.spec.liars == 0 { "none" } else { &row.spec.liar };
         let loss = row.loss.map_or("diverged".into(), |loss| format!("{loss:.4}"));
         let rounds = row.detection.map_or(String::new(), |rounds| rounds.to_string());
         let (caught, of) = (row.caught, row.spec.liars);
-        let (extra, reason, barred) = (percent(row), &row.reason, row.barred_honest);
+        let (extra, barred) = (percent(row), row.barred_honest);
+        let reason = if row.broken.is_empty() {
+            &row.reason
+        } else {
+            &row.broken
+        };
         let out = 100.0 * row.honest_out;
         // writing into a string cannot fail
         let _ = writeln!(
@@ -112,7 +120,14 @@ fn detail(rows: &[Row], network: (&str, u32, u32), text: &mut String) {
 
 fn beside(rows: &[Row], network: (&str, u32, u32), text: &mut String) {
     text.push_str(&head(network, "Extra loss in percent of each rule's own honest run"));
-    let _ = writeln!(text, "| liar | {} |", RULES.join(" | "));
+    let names = RULES.map(|(rule, audits)| {
+        if audits {
+            format!("{rule}, audits")
+        } else {
+            rule.to_string()
+        }
+    });
+    let _ = writeln!(text, "| liar | {} |", names.join(" | "));
     let _ = writeln!(text, "| --- |{}", " --- |".repeat(RULES.len()));
     let mut names: Vec<&str> = Vec::new();
     for row in rows.iter().filter(|row| is(row, network)) {
@@ -121,10 +136,9 @@ fn beside(rows: &[Row], network: (&str, u32, u32), text: &mut String) {
         }
     }
     for name in names {
-        let cell = |rule: &&str| {
-            let found = rows
-                .iter()
-                .find(|row| is(row, network) && row.spec.rule == **rule && row.spec.liar == name);
+        let cell = |(rule, audits): &(&str, bool)| {
+            let of = |row: &&Row| row.spec.rule == *rule && row.spec.audits == *audits && row.spec.liar == name;
+            let found = rows.iter().find(|row| is(row, network) && of(row));
             match (found, name.is_empty()) {
                 (Some(row), true) => row.loss.map_or("diverged".into(), |loss| format!("{loss:.4} nats")),
                 (Some(row), false) => percent(row),

@@ -5,7 +5,7 @@ use crate::demo::corpus;
 use anyhow::Context as _;
 use atoll_bench::attacks::{
     self, Preset, RunResult, Spec,
-    campaign::CampaignError,
+    campaign::{CampaignError, RULES},
     table::{self, Row},
 };
 use atoll_simulator::Text;
@@ -106,14 +106,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn line(spec: &Spec, result: &RunResult) -> String {
     let liar = if spec.liars == 0 { "nobody" } else { &spec.liar };
     format!(
-        "{:<4} {:<34} {:<14} {} of {:<2}  loss {:.4}  caught {}  {:.0} s",
-        spec.size, spec.rule, liar, spec.liars, spec.replicas, result.loss, result.caught, result.wall_s
+        "{:<4} {:<34}{} {:<14} {} of {:<2}  loss {:.4}  caught {}  {:.0} s",
+        spec.size,
+        spec.rule,
+        if spec.audits { ", audits" } else { "        " },
+        liar,
+        spec.liars,
+        spec.replicas,
+        result.loss,
+        result.caught,
+        result.wall_s
     )
 }
 
 fn head(preset: Preset, data: Option<&Path>, text: &Text) -> String {
     format!(
-        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}, seed 1. Losses are held-out nats per byte; extra loss is relative to the run in which nobody lies. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then. The default rule has audits on, the others have not.\n\n",
+        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}, seed 1. Losses are held-out nats per byte; extra loss is relative to the run in which nobody lies. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then.\n\n",
         preset.name(),
         env!("CARGO_PKG_VERSION"),
         data.map_or("the project's sources".to_string(), |path| path.display().to_string()),
@@ -122,15 +130,22 @@ fn head(preset: Preset, data: Option<&Path>, text: &Text) -> String {
 }
 
 fn summary(rows: &[Row]) -> serde_json::Value {
-    let worst = |rule: &str| {
-        let of = rows.iter().filter(|row| row.spec.rule == rule && row.spec.liars > 0);
-        of.filter_map(|row| row.extra_percent).fold(f64::NEG_INFINITY, f64::max)
+    let of = |rule: &str, audits: bool| {
+        let rows = rows
+            .iter()
+            .filter(move |row| row.spec.rule == rule && row.spec.audits == audits);
+        rows.filter(|row| row.spec.liars > 0).collect::<Vec<_>>()
     };
-    let rules = atoll_bench::attacks::campaign::RULES
-        .iter()
-        .filter(|rule| rows.iter().any(|row| row.spec.rule == **rule));
-    let rules: Vec<_> = rules
-        .map(|rule| json!({ "rule": rule, "worst_extra_percent": worst(rule) }))
-        .collect();
+    let rules = RULES.into_iter().map(|(rule, audits)| (rule, audits, of(rule, audits)));
+    let rules = rules.filter(|(.., rows)| !rows.is_empty()).map(|(rule, audits, rows)| {
+        let worst = rows
+            .iter()
+            .filter_map(|row| row.extra_percent)
+            .fold(f64::NEG_INFINITY, f64::max);
+        let caught: u32 = rows.iter().map(|row| row.caught).sum();
+        let liars: u32 = rows.iter().map(|row| row.spec.liars).sum();
+        json!({ "rule": rule, "audits": audits, "worst_extra_percent": worst, "caught": caught, "liars": liars })
+    });
+    let rules: Vec<_> = rules.collect();
     json!({ "rules": rules, "runs": rows })
 }

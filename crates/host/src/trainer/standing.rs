@@ -36,6 +36,18 @@ impl Trainer {
         self.save()
     }
 
+    /// Whether the open contribution stands on what the ledger knows, so that it can be sent again: not after a jury
+    /// wanted a fresh start.
+    pub(super) fn may_repeat(&self, standing: Option<&Work>) -> bool {
+        let Some(pending) = self.replica.pending().filter(|_| self.charter.audit.is_on()) else {
+            return true;
+        };
+        let States { opening, .. } = pending.reveal.states;
+        let known = standing.map(|work| &work.reveal);
+        opening == Hash::ZERO
+            || known.is_some_and(|known| known.trained == pending.reveal.trained || known.states.closing == opening)
+    }
+
     /// Takes the moments after `work`; its error feedback, with what was not merged.
     fn state_after(&mut self, work: &Work) -> anyhow::Result<ErrorFeedback> {
         let bytes = self.runtime.block_on(self.blobs.read(&work.reveal.states.closing))?;
@@ -59,6 +71,10 @@ impl Trainer {
         let feedback = self.replica.feedback().to_bytes();
         let state = OwnState::new(&self.charter, feedback, self.inner.learner.save(), local).to_bytes();
         let (opening, _) = self.stands_on;
+        if opening != Hash::ZERO {
+            // however long this node was away: others may ask for it now
+            self.runtime.block_on(self.blobs.keep(&opening, &Keep::State(round)))?;
+        }
         if self.liar() == Some(Liar::Hide) {
             let closing = Hash::of_blob(&state);
             return Ok(States { opening, closing });

@@ -7,15 +7,13 @@ use atoll_protocol::{Domain, Finding, Hash, Nano, PeerId, Round, audit::JURY_MIN
 use borsh::BorshSerialize;
 
 impl State {
-    /// What waited for too long is over; but what a quorum of the jury had against it stands, though some of it
-    /// never answered.
-    pub(super) fn lapse(&mut self, round: Round, events: &mut Vec<Event>) {
+    /// What waited for too long is over, or is given to another where nobody has looked at all; but what a quorum of
+    /// the jury had against it stands, though some of it never answered.
+    pub(super) fn lapse(&mut self, round: Round, parent: Hash, events: &mut Vec<Event>) {
         let window = self.charter().audit.window;
         let late = |case: &&Case| round.0 >= case.since.0.saturating_add(window);
         let cases = &self.core().audits.cases;
-        let late: Vec<(Round, PeerId)> = cases
-            .iter()
-            .filter(|(_, case)| late(case))
+        let late: Vec<(Round, PeerId)> = (cases.iter().filter(|(_, case)| late(case)))
             .map(|(key, _)| *key)
             .collect();
         for key in late {
@@ -27,11 +25,57 @@ impl State {
             if !case.jury.is_empty() && against.count() >= self.charter().quorum(case.jury.len()) {
                 self.close_case(key, Verdict::Unserved, findings, events);
             } else if let Some(case) = self.core_mut().audits.cases.remove(&key) {
-                let (round, peer) = key;
+                let (of, peer) = key;
                 let verifier = case.verifier;
-                events.push(Event::AuditLapsed { round, peer, verifier });
+                events.push(Event::AuditLapsed {
+                    round: of,
+                    peer,
+                    verifier,
+                });
+                if case.jury.is_empty() && case.accusation.is_none() && case.silent.is_none() {
+                    self.draw_another(key, case, (round, parent), events);
+                }
             }
         }
+    }
+
+    /// Whose silence would cover its author is not the only one who is asked.
+    fn draw_another(
+        &mut self,
+        (of, peer): (Round, PeerId),
+        case: Case,
+        (round, parent): (Round, Hash),
+        events: &mut Vec<Event>,
+    ) {
+        let asked = [Some(case.verifier), case.passed];
+        let fits = |other: &PeerId| *other != peer && !asked.contains(&Some(*other)) && self.is_founded(other);
+        let active = |known: &Peer| known.standing == Standing::Active;
+        let author = self.core().peers.get(&peer).is_some_and(active);
+        let Some(verifier) = self
+            .in_order((parent, of, peer), fits)
+            .first()
+            .copied()
+            .filter(|_| author)
+        else {
+            return;
+        };
+        let again = Case {
+            since: round,
+            silent: Some(case.verifier),
+            verifier,
+            ..case
+        };
+        self.core_mut().audits.cases.insert((of, peer), again);
+        events.push(Event::AuditDrawn {
+            round: of,
+            peer,
+            verifier,
+        });
+    }
+
+    fn is_founded(&self, peer: &PeerId) -> bool {
+        let known = self.core().peers.get(peer);
+        known.is_some_and(|known| known.unfounded < UNFOUNDED_MAX)
     }
 
     pub(super) fn draw_juries(&mut self, round: Round, parent: Hash, events: &mut Vec<Event>) {
@@ -68,10 +112,7 @@ impl State {
             if !self.is_drawn(&peer, round, parent) {
                 continue;
             }
-            let founded = |other: &PeerId| {
-                let known = self.core().peers.get(other);
-                *other != peer && known.is_some_and(|known| known.unfounded < UNFOUNDED_MAX)
-            };
+            let founded = |other: &PeerId| *other != peer && self.is_founded(other);
             let Some(verifier) = self.in_order((parent, round, peer), founded).first().copied() else {
                 continue;
             };
@@ -80,6 +121,7 @@ impl State {
                 since: round,
                 verifier,
                 passed: None,
+                silent: None,
                 accusation: None,
                 jury: Vec::new(),
                 findings: BTreeMap::new(),
@@ -100,7 +142,7 @@ impl State {
                 continue;
             }
             let first = case.verifier;
-            let fits = |other: &PeerId| *other != peer && *other != first;
+            let fits = |other: &PeerId| *other != peer && *other != first && self.is_founded(other);
             let Some(verifier) = self.in_order((parent, of, peer), fits).first().copied() else {
                 continue;
             };

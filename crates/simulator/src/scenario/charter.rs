@@ -85,6 +85,7 @@ pub(crate) fn charter(scenario: &Scenario, seed: u64, theta: Hash) -> Charter {
         newcomer: rules.audit.newcomer,
         window: rules.audit.window,
         probation: rules.audit.probation,
+        tolerance: Nano((rules.audit.tolerance * 1e9) as u64),
         ..Audit::NONE
     };
     charter.deadlines = Deadlines {

@@ -196,6 +196,7 @@ impl Scenario {
                 return Err(refuse(field, word, format!("one of {} is allowed", allowed.join(", "))));
             }
         }
+        within("rules.audit.tolerance", self.rules.audit.tolerance, 0.0, 1.0)?;
         within("rules.audit.share", self.rules.audit.share, 0.0, 1.0)?;
         let robust = self.rules.robust.parse::<Robust>();
         robust.map_err(|error| refuse("rules.robust", &self.rules.robust, error.to_string()))?;

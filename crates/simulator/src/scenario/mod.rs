@@ -113,6 +113,8 @@ pub struct Audit {
     pub window: u32,
     /// Rounds for which the guilty stay out.
     pub probation: u32,
+    /// How far what was sent may lie from what comes out.
+    pub tolerance: f64,
 }
 
 impl Default for Audit {
@@ -122,6 +124,7 @@ impl Default for Audit {
             newcomer: 0,
             window: 3,
             probation: 50,
+            tolerance: 0.05,
         }
     }
 }

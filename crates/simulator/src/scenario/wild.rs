@@ -90,12 +90,13 @@ impl Scenario {
     /// Contributions are judged and made again, and some may lie.
     fn audits(&mut self, random: &mut Random) {
         let window = random.within(1, 4) as u32;
-        self.rules.retention = if random.chance(0.5) { 0 } else { 2 * window + 2 };
+        self.rules.retention = if random.chance(0.5) { 0 } else { 4 * window + 2 };
         self.rules.audit = Audit {
             share: random.unit(),
             newcomer: random.below(4) as u32,
             window,
             probation: random.within(1, 8) as u32,
+            tolerance: if random.chance(0.5) { 0.0 } else { 0.1 * random.unit() },
         };
         let rules = ["", "mean gates", "geometric-median clip gates", "krum gates"];
         self.rules.robust = rules[random.below(4) as usize].into();
