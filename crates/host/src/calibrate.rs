@@ -132,7 +132,8 @@ pub fn sample(charter: &Arc<Charter>, steps: u32, machine: String) -> anyhow::Re
     let feedback = ErrorFeedback::new(layout.parameters);
     let mut replica = Replica::new(charter.clone(), layout, (outer, roots), feedback, None);
     let encoded = replica.contribute(&local, &Terms::first(charter).codec, None)?;
-    let closing = OwnState::new(charter, replica.feedback().to_bytes(), training.moments(), &local);
+    let after = (replica.feedback().to_bytes(), training.moments());
+    let closing = OwnState::new(charter, Round(0), after, &local);
     Ok(Sample {
         version: VERSION,
         genesis: charter.genesis(),

@@ -179,7 +179,12 @@ pub fn again<B: AsRef<[u8]> + Send + Sync + 'static>(
     let encoded = replica.contribute(&local, last.codec, last.usual_norm_micro)?;
     Ok(Again {
         blob: encoded.blob,
-        closing: OwnState::new(charter, replica.feedback().to_bytes(), training.moments(), &local),
+        closing: OwnState::new(
+            charter,
+            last.reveal.trained,
+            (replica.feedback().to_bytes(), training.moments()),
+            &local,
+        ),
         warm,
         local,
         base,

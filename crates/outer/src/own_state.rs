@@ -2,11 +2,11 @@
 //! optimizer's moments and, where steps are taken ahead, its weights when it sent.
 
 use crate::theta::{VectorError, theta_bytes, theta_from_bytes};
-use atoll_protocol::{Charter, DecodeError, Layout, charter::Overlap, decode, encode};
+use atoll_protocol::{Charter, DecodeError, Layout, Round, charter::Overlap, decode, encode};
 use borsh::{BorshDeserialize, BorshSerialize};
 use thiserror::Error;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Beside the values: frames, headers, the optimizer's step.
 const FRAME_BYTES_MAX: u64 = 64 * 1024;
 
@@ -14,6 +14,8 @@ const FRAME_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct OwnState {
     version: u32,
+    /// The round whose contribution it follows on: two rounds never leave the same state.
+    trained: Round,
     /// As [`crate::ErrorFeedback`] writes it.
     pub feedback: Vec<u8>,
     /// As the learner writes them.
@@ -34,11 +36,13 @@ pub enum OwnStateError {
 }
 
 impl OwnState {
-    /// That after a contribution, of a replica whose weights are `local` then.
-    pub fn new(charter: &Charter, feedback: Vec<u8>, moments: Vec<u8>, local: &[f32]) -> Self {
+    /// That after the contribution that was trained for `trained`, of a replica whose weights are `local` then, with
+    /// its error feedback and moments.
+    pub fn new(charter: &Charter, trained: Round, (feedback, moments): (Vec<u8>, Vec<u8>), local: &[f32]) -> Self {
         let wanted = matches!(charter.round.overlap, Overlap::Steps | Overlap::Auto);
         Self {
             version: VERSION,
+            trained,
             feedback,
             moments,
             local: wanted.then(|| theta_bytes(local)),

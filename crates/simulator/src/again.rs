@@ -9,7 +9,7 @@ use crate::{
     transfers::Purpose,
     world::{Happening, World},
 };
-use atoll_ledger::{Applied, Case, Event, Roots, Standing, Work, Worked};
+use atoll_ledger::{Applied, Case, Conviction, Event, Roots, Standing, Work, Worked};
 use atoll_node::Input;
 use atoll_outer::{
     Contribution, ErrorFeedback, OuterState, OwnState,
@@ -106,8 +106,8 @@ impl World {
             return States::NONE;
         };
         let (opening, _) = life.stands_on;
-        let feedback = life.replica.feedback().to_bytes();
-        let state = OwnState::new(&self.charter, feedback, life.learner.save(), local).to_bytes();
+        let after = (life.replica.feedback().to_bytes(), life.learner.save());
+        let state = OwnState::new(&self.charter, round, after, local).to_bytes();
         let closing = Hash::of_blob(&state);
         if self.liar(node) != Some(Liar::Hide) {
             self.replays.states.insert(closing, (node, round, Arc::new(state)));
@@ -372,7 +372,7 @@ impl World {
                     peer,
                     standing,
                     conviction,
-                } => self.check_conviction(*peer, *standing, (conviction.round, conviction.judged)),
+                } => self.check_conviction(*peer, *standing, conviction),
                 Event::RoundEnded(record) => {
                     let kept = self.charter.audit.kept() + 1;
                     let old = |round: &Round| round.0.saturating_add(kept) < record.round.0;
@@ -384,8 +384,9 @@ impl World {
         }
     }
 
-    fn check_conviction(&mut self, peer: PeerId, standing: Standing, of: (Round, PeerId)) {
+    fn check_conviction(&mut self, peer: PeerId, standing: Standing, conviction: &Conviction) {
         let node = self.node_of(&peer);
+        let of = (conviction.round, conviction.judged);
         let (now, (round, judged)) = (self.order.tip().round().number, of);
         if !matches!(standing, Standing::Suspended(_) | Standing::Excluded) {
             // what it started from was not to be had: it may have been away
@@ -404,8 +405,15 @@ impl World {
         if !self.ever_lied(node) {
             self.violated(
                 "honest-convicted",
-                format!("node {node} is {standing:?} for round {} and never lied", of.0),
+                format!("node {node} is {standing:?} and never lied: {conviction:?}"),
             );
+        }
+        let missing = conviction
+            .findings
+            .iter()
+            .filter(|(_, found)| *found == Finding::Missing);
+        if peer == judged && 2 * missing.count() > conviction.findings.len() {
+            return; // it hid what it started from, time after time
         }
         let (case, liar) = (self.replays.drawn.get(&of).cloned(), self.liar(node));
         let found = case.map(|case| self.finding(judged, &case));

@@ -68,8 +68,8 @@ impl Trainer {
         if !self.charter.audit.is_on() {
             return Ok(States::NONE);
         }
-        let feedback = self.replica.feedback().to_bytes();
-        let state = OwnState::new(&self.charter, feedback, self.inner.learner.save(), local).to_bytes();
+        let after = (self.replica.feedback().to_bytes(), self.inner.learner.save());
+        let state = OwnState::new(&self.charter, round, after, local).to_bytes();
         let (opening, _) = self.stands_on;
         if opening != Hash::ZERO {
             // however long this node was away: others may ask for it now

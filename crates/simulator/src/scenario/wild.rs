@@ -80,7 +80,8 @@ impl Scenario {
             self.audits(random);
         }
         // as many as may be missing for good
-        let deaths = random.below(u64::from((self.nodes - 1) / 3) + 1) as u32;
+        let liars = self.events.iter().filter(|event| event.deed == Deed::Lie).count() as u32;
+        let deaths = random.below(u64::from(((self.nodes - 1) / 3).saturating_sub(liars)) + 1) as u32;
         for node in random.some_of(self.nodes, deaths) {
             self.events
                 .push(Event::new(random.below(150) as f64, Deed::Crash, node, None));
