@@ -95,8 +95,8 @@ impl Preset {
                     ..tiny(8, 40)
                 };
                 specs.extend(against(&tiny(8, 40), RULES[0], &Liar::ALL, &[1]));
-                specs.extend(against(&large, RULES[0], &Liar::ALL, &[1]));
                 specs.extend(against(&tiny(16, 40), RULES[0], &Liar::ALL, &[1, 3]));
+                specs.extend(against(&large, RULES[0], &Liar::ALL, &[1]));
                 for rule in RULES.into_iter().skip(1) {
                     specs.extend(against(&tiny(8, 40), rule, &Liar::ALL, &[1]));
                     specs.extend(against(&tiny(16, 40), rule, &Liar::ALL, &[1, 3]));
