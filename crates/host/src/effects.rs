@@ -8,9 +8,9 @@ use crate::{
     trainer::{Merger, Order, Trainer, Training},
 };
 use anyhow::Context as _;
-use atoll_consensus::Handle;
+use atoll_consensus::{Handle, SubmitError};
 use atoll_learner::data::Dataset;
-use atoll_ledger::{Case, Excision, Outcome, Planned, Roots, RoundRecord, Terms, Work};
+use atoll_ledger::{Case, Excision, Outcome, Planned, Refusal, Roots, RoundRecord, Terms, Work};
 use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, OuterState, OwnState, again::Material, attack::Liar, blob_bytes_max};
 use atoll_protocol::{
@@ -227,8 +227,13 @@ impl World {
         for action in said {
             let kind = action.kind();
             let signed = self.keypair.sign(Domain::Transaction, Transaction { genesis, action });
-            if let Err(error) = self.consensus.submit(signed) {
-                tracing::warn!("the {kind} was not taken: {error}");
+            match self.consensus.submit(signed) {
+                Ok(()) => {}
+                // a quorum may do without the slowest, whose word comes when the round is over
+                Err(error @ SubmitError::Refused(Refusal::OtherRound { .. } | Refusal::OtherPhase { .. })) => {
+                    tracing::debug!("the {kind} comes late: {error}");
+                }
+                Err(error) => tracing::warn!("the {kind} was not taken: {error}"),
             }
         }
     }

@@ -121,7 +121,7 @@ fn line(spec: &Spec, result: &RunResult) -> String {
 
 fn head(preset: Preset, data: Option<&Path>, text: &Text) -> String {
     format!(
-        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}, seed 1. Losses are held-out nats per byte; extra loss is relative to the run in which nobody lies. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then.\n\n",
+        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}. Losses are held-out nats per byte; extra loss is relative to the run of the same seed in which nobody lies, ± half the range where there are three seeds. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then.\n\n",
         preset.name(),
         env!("CARGO_PKG_VERSION"),
         data.map_or("the project's sources".to_string(), |path| path.display().to_string()),
@@ -143,7 +143,7 @@ fn summary(rows: &[Row]) -> serde_json::Value {
             .filter_map(|row| row.extra_percent)
             .fold(f64::NEG_INFINITY, f64::max);
         let caught: u32 = rows.iter().map(|row| row.caught).sum();
-        let liars: u32 = rows.iter().map(|row| row.spec.liars).sum();
+        let liars: u32 = rows.iter().map(|row| row.spec.liars * row.seeds).sum();
         json!({ "rule": rule, "audits": audits, "worst_extra_percent": worst, "caught": caught, "liars": liars })
     });
     let rules: Vec<_> = rules.collect();
