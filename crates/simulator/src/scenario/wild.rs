@@ -222,6 +222,6 @@ mod tests {
             assert_eq!(scenario, Scenario::wild(seed));
             kinds.extend(scenario.settled(seed).events.iter().map(|event| event.deed));
         }
-        assert_eq!(kinds.len(), 14, "{kinds:?}");
+        assert_eq!(kinds.len(), 15, "{kinds:?}");
     }
 }
