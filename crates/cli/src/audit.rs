@@ -53,6 +53,7 @@ pub(crate) fn print(report: &Report) {
     for folder in &report.folders {
         print_folder(folder);
     }
+    print_outs(report);
     let problems: Vec<_> = report.all_problems().collect();
     for problem in &problems {
         say!("WRONG  {}\n       {}", problem.place, problem.what);
@@ -60,6 +61,25 @@ pub(crate) fn print(report: &Report) {
     match problems.len() {
         0 => say!("audit passed: every check holds"),
         n => say!("audit FAILED: {n} problem{}", if n == 1 { "" } else { "s" }),
+    }
+}
+
+/// The longest ledger's: all have the same.
+fn print_outs(report: &Report) {
+    let longest = report.folders.iter().max_by_key(|folder| folder.height);
+    let outs = longest.map_or(&[][..], |folder| &folder.outs);
+    if outs.is_empty() {
+        return;
+    }
+    say!("what did not count, and who was put out, by the ledger alone");
+    for out in outs {
+        say!(
+            "  round {:<5} {:<10} {:<12} {}",
+            out.round,
+            out.what,
+            out.peer,
+            out.reason
+        );
     }
 }
 

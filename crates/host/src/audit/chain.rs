@@ -1,13 +1,14 @@
 //! Blocks: genesis, every transition and signature, every certificate.
 
-use super::FolderReport;
+use super::{FolderReport, Out};
 use crate::{
     folder::Folder,
     record::{self, RecordError, StoredBlock},
+    report::{reason, sentence},
 };
 use atoll_consensus::verify_certificate;
-use atoll_ledger::{Event, RoundRecord, State};
-use atoll_protocol::{Charter, Hash, Height, Round, encode};
+use atoll_ledger::{Event, RoundRecord, Standing, State};
+use atoll_protocol::{Charter, Hash, Height, PeerId, Round, encode};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -80,6 +81,10 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
         report.height = height;
         state = next;
         report.tip = Some(state.tip());
+        let round = state.round().number;
+        report
+            .outs
+            .extend(events.iter().flat_map(|event| outs(charter, round, event)));
         events.into_iter().for_each(|event| history.note(event));
         Ok(())
     })?;
@@ -98,6 +103,53 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
     report.theta = Some(theta);
     history.theta = Some(theta);
     Ok(history)
+}
+
+/// What an event says of contributions that did not count, and of peers that were put out.
+fn outs(charter: &Charter, round: Round, event: &Event) -> Vec<Out> {
+    let out = |round, peer: &PeerId, what, reason| Out {
+        round,
+        peer: charter.name_of(peer),
+        what,
+        reason,
+    };
+    match event {
+        Event::Excluded(peer, _) => {
+            let reason = "it signed two different statements about one round".to_string();
+            vec![out(round, peer, "excluded", reason)]
+        }
+        Event::Convicted {
+            peer,
+            standing,
+            conviction,
+        } => {
+            let what = match standing {
+                Standing::Suspended(_) => "suspended",
+                Standing::Excluded => "excluded",
+                _ => "unserved",
+            };
+            vec![out(round, peer, what, sentence(charter, peer, conviction))]
+        }
+        Event::RoundEnded(record) => {
+            let refused = record.refused.iter();
+            let refused = refused.map(|entry| out(record.round, &entry.peer, "refused", entry.reason.to_string()));
+            let kept = record.kept_out.iter().map(|entry| {
+                let why = reason(charter, record, &entry.reason);
+                out(record.round, &entry.planned.peer, "kept out", why)
+            });
+            let taken = record.excisions.iter().flat_map(|excision| {
+                let of = excision.of.round;
+                let peers = excision.peers.iter();
+                peers.map(move |peer| (of, peer))
+            });
+            let taken = taken.map(|(of, peer)| {
+                let why = format!("what it sent to round {of} stands on what a jury found wrong");
+                out(record.round, peer, "taken out", why)
+            });
+            refused.chain(kept).chain(taken).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl History {

@@ -65,6 +65,8 @@ pub struct FolderReport {
     pub theta: Option<Hash>,
     /// Whether a seal covered every file.
     pub sealed: bool,
+    /// Every contribution that did not count and every peer that was put out, as the ledger has it.
+    pub outs: Vec<Out>,
     /// What an auditor should know and that is no fault.
     pub notes: Vec<String>,
     /// Faults.
@@ -106,9 +108,29 @@ impl FolderReport {
             "checkpoints": self.checkpoints.iter().map(|round| round.0).collect::<Vec<_>>(),
             "theta_root": self.theta.map(|hash| hash.to_string()),
             "sealed": self.sealed,
+            "outs": self.outs.iter().map(Out::to_json).collect::<Vec<_>>(),
             "notes": self.notes,
             "problems": problems.collect::<Vec<_>>(),
         })
+    }
+}
+
+/// A contribution that did not count, or a peer that was put out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Out {
+    /// The round under way.
+    pub round: Round,
+    /// Whose or who.
+    pub peer: String,
+    /// What became of it, in a word or two.
+    pub what: &'static str,
+    /// Why, with its figures.
+    pub reason: String,
+}
+
+impl Out {
+    fn to_json(&self) -> Value {
+        json!({ "round": self.round.0, "peer": self.peer, "what": self.what, "reason": self.reason })
     }
 }
 
