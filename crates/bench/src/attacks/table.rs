@@ -78,12 +78,8 @@ fn row(spec: &Spec, runs: &[(RunResult, RunResult)]) -> Row {
         });
     let finite = |value: f64| Some(value).filter(|value| value.is_finite());
     let first = |text: fn(&RunResult) -> &String| {
-        let texts = runs.iter().map(|(run, _)| text(run));
-        texts
-            .filter(|text| !text.is_empty())
-            .next()
-            .cloned()
-            .unwrap_or_default()
+        let mut texts = runs.iter().map(|(run, _)| text(run));
+        texts.find(|text| !text.is_empty()).cloned().unwrap_or_default()
     };
     Row {
         spec: spec.clone(),
