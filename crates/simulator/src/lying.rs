@@ -36,7 +36,7 @@ impl World {
         self.peers[node as usize].lying.as_ref().map(|lying| lying.liar)
     }
 
-    /// Whether a node lies in this way, or ever did so until `round`.
+    /// Whether a node lies, or ever did.
     pub(crate) fn ever_lied(&self, node: u32) -> bool {
         self.peers.get(node as usize).is_some_and(|peer| peer.ever_lied)
     }

@@ -33,35 +33,36 @@ impl State {
                     verifier,
                 });
                 if case.jury.is_empty() && case.accusation.is_none() && case.silent.is_none() {
-                    self.draw_another(key, case, (round, parent), events);
+                    // its silence must not cover the author
+                    let silent = Case {
+                        silent: Some(verifier),
+                        ..case
+                    };
+                    self.give_to_another(key, silent, (round, parent), events);
                 }
             }
         }
     }
 
-    /// Whose silence would cover its author is not the only one who is asked.
-    fn draw_another(
+    /// Gives a case to somebody who was not asked before, if there is one and its author still takes part.
+    fn give_to_another(
         &mut self,
         (of, peer): (Round, PeerId),
         case: Case,
         (round, parent): (Round, Hash),
         events: &mut Vec<Event>,
     ) {
-        let asked = [Some(case.verifier), case.passed];
-        let fits = |other: &PeerId| *other != peer && !asked.contains(&Some(*other)) && self.is_founded(other);
         let active = |known: &Peer| known.standing == Standing::Active;
-        let author = self.core().peers.get(&peer).is_some_and(active);
-        let Some(verifier) = self
-            .in_order((parent, of, peer), fits)
-            .first()
-            .copied()
-            .filter(|_| author)
-        else {
+        if !self.core().peers.get(&peer).is_some_and(active) {
+            return;
+        }
+        let asked = [Some(case.verifier), case.passed, case.silent];
+        let fits = |other: &PeerId| *other != peer && !asked.contains(&Some(*other)) && self.is_founded(other);
+        let Some(verifier) = self.in_order((parent, of, peer), fits).first().copied() else {
             return;
         };
         let again = Case {
             since: round,
-            silent: Some(case.verifier),
             verifier,
             ..case
         };
@@ -136,28 +137,14 @@ impl State {
     pub(super) fn draw_seconds(&mut self, round: Round, parent: Hash, events: &mut Vec<Event>) {
         let passed = core::mem::take(&mut self.core_mut().audits.passed);
         for ((of, peer), case) in passed {
-            let active = |known: &Peer| known.standing == Standing::Active;
-            let author = self.core().peers.get(&peer).is_some_and(active);
-            if !author || !self.is_below(self.charter().audit.share, (parent, of, peer), "second") {
+            if !self.is_below(self.charter().audit.share, (parent, of, peer), "second") {
                 continue;
             }
-            let first = case.verifier;
-            let fits = |other: &PeerId| *other != peer && *other != first && self.is_founded(other);
-            let Some(verifier) = self.in_order((parent, of, peer), fits).first().copied() else {
-                continue;
-            };
-            let again = Case {
-                since: round,
-                verifier,
-                passed: Some(first),
+            let passed = Case {
+                passed: Some(case.verifier),
                 ..case
             };
-            self.core_mut().audits.cases.insert((of, peer), again);
-            events.push(Event::AuditDrawn {
-                round: of,
-                peer,
-                verifier,
-            });
+            self.give_to_another((of, peer), passed, (round, parent), events);
         }
     }
 
