@@ -102,6 +102,10 @@ pub(crate) struct FoundArguments {
     /// moves 12 to 16 bytes a parameter: for links that carry that within a round or two
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     audit: f64,
+    /// Share of the contributions of which others measure what they do to the loss; 0 for none. It moves nothing, and
+    /// takes about a step of training for each
+    #[arg(long, default_value_t = 0.125, value_parser = share)]
+    score: f64,
     /// How far apart machines may train the same, as a share: see `atoll calibrate`
     #[arg(long, default_value_t = 0.05, value_parser = share)]
     tolerance: f64,
@@ -172,6 +176,7 @@ fn plan(arguments: &FoundArguments) -> Plan {
             ..Audit::NONE
         };
     }
+    plan.score.share = Nano((arguments.score * 1e9) as u64);
     if let Some(compression) = &arguments.codec {
         plan.compression = compression.clone();
     }

@@ -1,6 +1,11 @@
 //! `atoll node`.
 
-use atoll_host::{folder::Folder, liars::Liar, network::Addresses, run};
+use atoll_host::{
+    folder::Folder,
+    liars::Liar,
+    network::Addresses,
+    run::{self, Manner},
+};
 use atoll_protocol::PeerId;
 use serde_json::Value;
 use std::{
@@ -28,6 +33,9 @@ pub(crate) struct Arguments {
     /// Print every event as a JSON object
     #[arg(long)]
     json: bool,
+    /// Object to the last verdict on this node, with these words: they go on the ledger, for people to decide
+    #[arg(long, value_name = "REASON")]
+    appeal: Option<String>,
     /// Lie on purpose, to test a run: sign-flip, scale-100, copycat, …
     #[arg(long, hide = true)]
     liar: Option<Liar>,
@@ -68,7 +76,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 let _ = stop.send(true);
             });
         }
-        run::run(folder, addresses, arguments.liar, stopped, |event| {
+        let manner = Manner {
+            liar: arguments.liar,
+            appeal: arguments.appeal.clone(),
+        };
+        run::run(folder, addresses, manner, stopped, |event| {
             if json { line(event) } else { tell(event) }
         })
         .await
@@ -108,6 +120,19 @@ fn tell(event: &Value) {
         ),
         "joined" | "left" | "dormant" => format!("{} {}", text("peer"), text("event")),
         "convicted" => format!("{} is suspended: {}", text("peer"), text("reason")),
+        "scored" if event["harmful"] == true => format!(
+            "what {} sent to round {} raises the loss by {:.2} % and is taken out",
+            text("peer"),
+            event["round"],
+            loss("random_percent")
+        ),
+        "watched" if event["on"] == true => {
+            format!(
+                "all that {} sends is looked at, for what it did to the loss",
+                text("peer")
+            )
+        }
+        "appealed" => format!("{} objects to the verdict on it: {}", text("peer"), text("reason")),
         "acquitted" => format!(
             "{} is acquitted of what was said of its round {}",
             text("peer"),

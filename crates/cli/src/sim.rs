@@ -222,5 +222,18 @@ fn json_lines(report: &Report, wall: Duration) -> String {
         "barred_honest": report.barred_honest(),
         "violations": violations,
     });
-    rounds.chain([run]).map(|value| format!("{value}\n")).collect()
+    let scores = report.scores.iter().map(|scored| {
+        json!({
+            "scored": scored.node,
+            "round": scored.round.0,
+            "own_percent": f64::from(scored.change.own) / 1e4,
+            "random_percent": f64::from(scored.change.random) / 1e4,
+            "harmful": scored.harmful,
+        })
+    });
+    rounds
+        .chain(scores)
+        .chain([run])
+        .map(|value| format!("{value}\n"))
+        .collect()
 }

@@ -40,6 +40,22 @@ fn phases(pace: &Value) -> String {
     ["commit", "reveal", "check"].map(phase).join("; ")
 }
 
+/// What a peer's contributions do to the loss, if any was measured.
+fn effect(loss: &Value) -> String {
+    let Some(random) = loss["random_percent"].as_f64() else {
+        return String::new();
+    };
+    let watched = if loss["watched"] == true {
+        "; all is looked at"
+    } else {
+        ""
+    };
+    format!(
+        ", loss {random:+.3} % on average over {} measured{watched}",
+        loss["measured"]
+    )
+}
+
 fn print(value: &Value) {
     let text = |key: &str| value[key].as_str().unwrap_or("-").to_string();
     say!("{}  (genesis {})", text("name"), text("genesis"));
@@ -79,10 +95,17 @@ fn print(value: &Value) {
             peer["standing"].as_str().unwrap_or("-"),
         );
         say!(
-            "  {name:<11} {standing}, merged in {} rounds, {} tokens",
+            "  {name:<11} {standing}, merged in {} rounds, {} tokens{}",
             peer["rounds_merged"],
-            peer["tokens"]
+            peer["tokens"],
+            effect(&peer["loss"])
         );
+        if let Some(reason) = peer["objects"]["reason"].as_str() {
+            say!(
+                "              objects to the verdict on its round {}: {reason}",
+                peer["objects"]["round"]
+            );
+        }
     }
     if value["checkpoint"].is_object() {
         let recorded = if value["checkpoint"]["recorded"].is_string() {

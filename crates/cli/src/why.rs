@@ -3,7 +3,7 @@
 use crate::first_node;
 use atoll_host::{
     status::history,
-    why::{exclusion, fates, peer_of},
+    why::{exclusion, fates, objection, peer_of},
 };
 use atoll_protocol::Round;
 use serde_json::json;
@@ -40,13 +40,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let rounds: Vec<_> = fates.iter().map(|fate| fate.to_json()).collect();
         say!(
             "{}",
-            json!({ "peer": name, "key": peer.to_string(), "excluded": excluded, "rounds": rounds })
+            json!({
+                "peer": name,
+                "key": peer.to_string(),
+                "excluded": excluded,
+                "objects": objection(&history, &peer),
+                "rounds": rounds,
+            })
         );
         return Ok(ExitCode::SUCCESS);
     }
     say!("{name}  ({peer})");
     if let Some(why) = excluded {
         say!("  excluded    {why}");
+    }
+    if let Some(objection) = objection(&history, &peer) {
+        say!("  objects     {objection}");
     }
     for fate in &fates {
         say!("  round {:<5} {}", fate.round.0, fate.text);

@@ -3,8 +3,9 @@
 mod audit;
 mod codec;
 mod robust;
+mod score;
 
-use self::{audit::AuditTable, codec::CodecTable, robust::RobustTable};
+use self::{audit::AuditTable, codec::CodecTable, robust::RobustTable, score::ScoreTable};
 use atoll_protocol::{
     Charter, Fraction, Hash, InnerSteps, Millis, Nano, PeerId,
     charter::{Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer, Overlap, RoundRules},
@@ -41,6 +42,7 @@ struct File {
     codec: CodecTable,
     robust: RobustTable,
     audit: AuditTable,
+    score: ScoreTable,
     deadlines: DeadlinesTable,
     members: Vec<MemberTable>,
 }
@@ -268,6 +270,7 @@ impl File {
             compression: self.codec.into_compression()?,
             robust: self.robust.into_robust()?,
             audit: self.audit.into_audit()?,
+            score: self.score.into_score()?,
             deadlines: Deadlines {
                 grace: Millis(self.deadlines.grace_ms),
                 reveal: Millis(self.deadlines.reveal_ms),
@@ -445,6 +448,7 @@ pub fn to_text(charter: &Charter) -> Result<String, toml::ser::Error> {
         codec: CodecTable::of(&charter.compression),
         robust: RobustTable::of(&charter.robust),
         audit: AuditTable::of(&charter.audit),
+        score: ScoreTable::of(&charter.score),
         deadlines: DeadlinesTable {
             grace_ms: charter.deadlines.grace.0,
             reveal_ms: charter.deadlines.reveal.0,

@@ -3,16 +3,18 @@
 use crate::{
     blobs::{Blobs, BlobsError, Keep, Size},
     merging::{plan_of, state_of},
-    replayer::{Replayer, Task},
+    replayer::{Replayer, Task, ToDoAgain, ToScore},
     run::now,
     trainer::{Merger, Order, Trainer, Training},
 };
 use anyhow::Context as _;
 use atoll_consensus::{Handle, SubmitError};
 use atoll_learner::data::Dataset;
-use atoll_ledger::{Case, Excision, Outcome, Planned, Refusal, Roots, RoundRecord, Terms, Work};
+use atoll_ledger::{Case, Excision, Outcome, Planned, Refusal, Roots, RoundRecord, Scoring, Terms, Work};
 use atoll_node::{Effect, Input};
-use atoll_outer::{Contribution, OuterState, OwnState, again::Material, attack::Liar, blob_bytes_max};
+use atoll_outer::{
+    Contribution, OuterState, OwnState, again::Material, attack::Liar, blob_bytes_max, theta_from_bytes,
+};
 use atoll_protocol::{
     Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction,
     charter::Codec,
@@ -28,15 +30,17 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{Semaphore, mpsc as channel, oneshot},
     task::JoinSet,
 };
 
-/// How often everyone is asked for a replica's state before it counts as missing.
-const STATE_TRIES: u32 = 20;
+/// For how long everyone is asked for a replica's state before it counts as missing, at the least.
+const STATE_WAIT: Duration = Duration::from_secs(60);
+/// The most that a state may take, as a multiple of what contributions of its size took of late.
+const STATE_SLACK: u64 = 4;
 /// How often what everybody should have, a θ or a contribution, is asked for to make something again; and how long
 /// between.
 const MATERIAL_TRIES: u32 = 5;
@@ -169,7 +173,12 @@ impl World {
                 terms,
                 excisions,
             } => self.merge(round, plan, terms, excisions),
-            Effect::Replay(author, case) => self.replay(author, *case)?,
+            Effect::Replay {
+                author,
+                case,
+                kib_micros,
+            } => self.replay(author, *case, kib_micros)?,
+            Effect::Score(author, case) => self.score(author, *case)?,
             Effect::Advance(roots) => self.order(Order::Advance(roots)),
             Effect::Discard => {
                 self.stop_merging();
@@ -283,46 +292,72 @@ impl World {
         self.merging = Some(task);
     }
 
-    /// Fetches what making a contribution again needs, and hands it to the replayer.
-    fn replay(&mut self, author: PeerId, case: Case) -> anyhow::Result<()> {
-        let tasks = match &self.replayer {
-            Some((tasks, _)) => tasks.clone(),
-            None => {
-                let (tasks, waiting) = mpsc::channel();
-                let replayer = Replayer {
-                    charter: self.source.charter.clone(),
-                    layout: self.source.layout.clone(),
-                    dataset: self.dataset.clone(),
-                    inputs: self.inputs.clone(),
-                };
-                let thread = replayer.spawn(waiting).context("cannot start the replayer thread")?;
-                self.replayer = Some((tasks.clone(), thread));
-                tasks
-            }
+    /// Where contributions of others are made again and measured; made when the first is drawn.
+    fn replayer(&mut self) -> anyhow::Result<mpsc::Sender<Task>> {
+        if let Some((tasks, _)) = &self.replayer {
+            return Ok(tasks.clone());
+        }
+        let (tasks, waiting) = mpsc::channel();
+        let replayer = Replayer {
+            charter: self.source.charter.clone(),
+            layout: self.source.layout.clone(),
+            dataset: self.dataset.clone(),
+            inputs: self.inputs.clone(),
         };
+        let thread = replayer.spawn(waiting).context("cannot start the replayer thread")?;
+        self.replayer = Some((tasks.clone(), thread));
+        Ok(tasks)
+    }
+
+    /// Fetches what measuring a contribution needs, and hands it to the replayer.
+    fn score(&mut self, author: PeerId, case: Scoring) -> anyhow::Result<()> {
+        let (tasks, source) = (self.replayer()?, self.source.clone());
+        self.tasks.spawn(async move {
+            let (round, blob, bytes) = (case.reveal.round, case.reveal.blob, case.reveal.bytes);
+            let fetched = insistently(|| async {
+                let (providers, keep) = (source.providers(author), Keep::Contribution(round, author));
+                let size = Size::Exactly(bytes.0);
+                let sent = source
+                    .blobs
+                    .fetch(&source.endpoint, &blob, size, &providers, &keep)
+                    .await?;
+                let theta = source.theta_of(round, case.base.theta).await?;
+                Ok((sent, theta))
+            });
+            match fetched.await {
+                Ok((sent, theta)) => {
+                    let _ = tasks.send(Task::Score(Box::new(ToScore {
+                        author,
+                        case,
+                        sent,
+                        theta,
+                    })));
+                }
+                Err(error) => tracing::warn!("a contribution to round {round} cannot be measured here: {error:#}"),
+            }
+        });
+        Ok(())
+    }
+
+    /// Fetches what making a contribution again needs, and hands it to the replayer.
+    fn replay(&mut self, author: PeerId, case: Case, kib_micros: u32) -> anyhow::Result<()> {
+        let tasks = self.replayer()?;
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         self.tasks.spawn(async move {
             let round = case.worked.last.reveal.round;
-            let mut material = source.material(author, &case).await;
-            for _ in 1..MATERIAL_TRIES {
-                let Err(error) = &material else { break };
-                tracing::debug!("what a contribution to round {round} was made from: {error:#}");
-                tokio::time::sleep(MATERIAL_RETRY).await;
-                material = source.material(author, &case).await;
-            }
-            match material {
+            match insistently(|| source.material(author, &case, kib_micros)).await {
                 Ok(Some((material, sent))) => {
                     let (closing, asked) = oneshot::channel();
                     let state = case.worked.last.reveal.states.closing;
-                    let _ = tasks.send(Task {
+                    let _ = tasks.send(Task::Again(Box::new(ToDoAgain {
                         author,
                         case,
                         material,
                         sent,
                         closing,
-                    });
+                    })));
                     if let Ok(answer) = asked.await {
-                        let _ = answer.send(source.state(author, round, state).await);
+                        let _ = answer.send(source.state(author, round, state, kib_micros).await);
                     }
                 }
                 Ok(None) => {
@@ -372,6 +407,18 @@ impl World {
         let joined = joined.await?;
         joined.map_err(|_| anyhow::anyhow!("the trainer thread panicked; its last messages say where"))
     }
+}
+
+/// What everybody should have is asked for several times.
+async fn insistently<T, F: Future<Output = anyhow::Result<T>>>(fetch: impl Fn() -> F) -> anyhow::Result<T> {
+    for _ in 1..MATERIAL_TRIES {
+        match fetch().await {
+            Ok(fetched) => return Ok(fetched),
+            Err(error) => tracing::debug!("what others are to be looked at with: {error:#}"),
+        }
+        tokio::time::sleep(MATERIAL_RETRY).await;
+    }
+    fetch().await
 }
 
 impl Source {
@@ -459,11 +506,16 @@ impl Source {
     }
 
     /// What making `case` again needs, and what was sent; nothing if its author's state is not to be had.
-    async fn material(&self, author: PeerId, case: &Case) -> anyhow::Result<Option<(Material<Bytes>, Bytes)>> {
+    async fn material(
+        &self,
+        author: PeerId,
+        case: &Case,
+        kib_micros: u32,
+    ) -> anyhow::Result<Option<(Material<Bytes>, Bytes)>> {
         let (last, earlier) = (&case.worked.last, case.worked.before.as_ref());
         let opening = match last.reveal.states.opening {
             Hash::ZERO => None,
-            opening => match self.state(author, last.reveal.round, opening).await {
+            opening => match self.state(author, last.reveal.round, opening, kib_micros).await {
                 Some(state) => Some(state),
                 None => return Ok(None),
             },
@@ -499,11 +551,19 @@ impl Source {
         Ok(Some((material, sent)))
     }
 
-    /// A replica's own state, from its author or whoever fetched it before; nothing if nobody serves it in time.
-    async fn state(&self, author: PeerId, round: Round, state: Hash) -> Option<Bytes> {
+    /// A replica's own state, from its author or whoever fetched it before; nothing if nobody serves it although
+    /// there was time for it. On a slow link that is long: what was fetched stays, and the next try goes on from
+    /// there; by then the ledger may have given it up.
+    async fn state(&self, author: PeerId, round: Round, state: Hash, kib_micros: u32) -> Option<Bytes> {
         let most = OwnState::bytes_max(&self.layout);
         let (providers, keep) = (self.providers(author), Keep::State(round));
-        for _ in 0..STATE_TRIES {
+        let usual = Duration::from_micros(
+            (most / 1024)
+                .saturating_mul(kib_micros.into())
+                .saturating_mul(STATE_SLACK),
+        );
+        let begun = Instant::now();
+        loop {
             let fetched = self
                 .blobs
                 .fetch(&self.endpoint, &state, Size::AtMost(most), &providers, &keep)
@@ -512,9 +572,22 @@ impl Source {
                 Ok(bytes) => return Some(bytes),
                 Err(error) => tracing::debug!("state of {}: {error}", self.charter.name_of(&author)),
             }
+            if begun.elapsed() >= usual.max(STATE_WAIT) {
+                return None;
+            }
             tokio::time::sleep(RETRY).await;
         }
-        None
+    }
+
+    /// θ alone of a round that is over.
+    async fn theta_of(&self, round: Round, theta: Hash) -> anyhow::Result<Vec<f32>> {
+        let size = Size::Exactly(4 * self.layout.parameters as u64);
+        let (providers, keep) = (self.charter.keys().collect::<Vec<PeerId>>(), Keep::Theta(round));
+        let bytes = self
+            .blobs
+            .fetch(&self.endpoint, &theta, size, &providers, &keep)
+            .await?;
+        Ok(theta_from_bytes(&bytes, self.layout.parameters)?)
     }
 
     /// θ and momentum of a round that is over.

@@ -12,7 +12,7 @@ pub use atoll_learner::data::{Corpus, ingest};
 use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 use atoll_outer::theta_bytes;
 use atoll_protocol::{
-    Audit, Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Robust, Round,
+    Audit, Charter, Fraction, Hash, InnerSteps, Keypair, Millis, Nano, PeerId, Robust, Round, Score,
     charter::{
         CHARTER_VERSION, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model, OuterOptimizer,
         Overlap, RoundRules,
@@ -45,6 +45,8 @@ pub struct Plan {
     pub robust: Robust,
     /// What is made again after it was merged.
     pub audit: Audit,
+    /// What merged contributions do to the loss.
+    pub score: Score,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Licence of the corpus, if known.
@@ -97,6 +99,7 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         compression: plan.compression,
         robust: plan.robust,
         audit: plan.audit,
+        score: plan.score,
         deadlines: plan.deadlines,
         members,
     };
@@ -246,6 +249,7 @@ impl Plan {
                 cosine_max: Nano(990_000_000),
             },
             audit: Audit::NONE,
+            score: Score::NONE,
             deadlines: Deadlines {
                 grace: Millis(5_000),
                 reveal: Millis(10_000),
@@ -301,6 +305,7 @@ pub(crate) mod tests {
             compression: plan.compression,
             robust: plan.robust,
             audit: plan.audit,
+            score: plan.score,
             deadlines: plan.deadlines,
             members,
         };

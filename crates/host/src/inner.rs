@@ -61,6 +61,13 @@ impl Inner {
         Ok(self.learner.train_step(batch, rate)?.loss)
     }
 
+    /// Mean loss of the learner's parameters on the `step`-th rows of `share`, in nats per token.
+    pub(crate) fn loss(&mut self, share: &Share, step: u32) -> anyhow::Result<f64> {
+        let batch = self.batch(share, step)?;
+        let (nats, tokens) = self.learner.evaluate(&batch)?;
+        Ok(nats / tokens.max(1) as f64)
+    }
+
     /// Loss of the learner's parameters on fixed held-out rows. The rows are the same in every round,
     /// so that losses can be compared; replicas share them out.
     pub(crate) fn held_out(&mut self, part: &HeldOut) -> anyhow::Result<f64> {

@@ -1,19 +1,20 @@
-//! The thread that makes contributions of others again, beside the trainer: one at a time, with a learner of its
-//! own, which is made when the first is drawn.
+//! The thread that makes contributions of others again, and measures what they do, beside the trainer: one at a time,
+//! with a learner of its own, which is made when the first is drawn.
 
 use crate::{
     again::{Others, claimed, recipe},
     inner::Inner,
 };
-use anyhow::bail;
-use atoll_learner::data::Dataset;
-use atoll_ledger::Case;
+use anyhow::{Context as _, bail};
+use atoll_learner::{LearnError, Learner as _, data::Dataset};
+use atoll_ledger::{Case, Scoring};
 use atoll_node::Input;
 use atoll_outer::{
-    Contribution, OwnState,
+    Contribution, OwnState, ScoreRows,
     again::{AgainError, Material, again},
+    loss_change,
 };
-use atoll_protocol::{Charter, Finding, Layout, PeerId};
+use atoll_protocol::{Charter, Finding, Layout, LossChange, PeerId};
 use bytes::Bytes;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,8 +23,28 @@ use std::{
 };
 use tokio::sync::{mpsc as channel, oneshot};
 
+/// What there is to do with a contribution of somebody else.
+pub enum Task {
+    /// To make it again.
+    Again(Box<ToDoAgain>),
+    /// To measure what it does.
+    Score(Box<ToScore>),
+}
+
+/// One contribution to measure.
+pub struct ToScore {
+    /// Whose.
+    pub author: PeerId,
+    /// As the ledger has it.
+    pub case: Scoring,
+    /// What was sent.
+    pub sent: Bytes,
+    /// The θ that it was made from.
+    pub theta: Vec<f32>,
+}
+
 /// One contribution to make again.
-pub struct Task {
+pub struct ToDoAgain {
     /// Whose.
     pub author: PeerId,
     /// As the ledger has it.
@@ -54,41 +75,79 @@ impl Replayer {
         std::thread::Builder::new().name("replayer".into()).spawn(move || {
             let mut inner = None;
             for task in tasks {
-                let (round, peer) = {
-                    let reveal = &task.case.worked.last.reveal;
-                    (reveal.round, task.author)
-                };
                 match self.carry_out(&mut inner, task) {
-                    Ok(finding) => {
-                        let _ = self.inputs.send(Input::Replayed { round, peer, finding });
-                    }
-                    Err(error) => tracing::warn!("a contribution to round {round} could not be made again: {error:#}"),
+                    Ok(input) => drop(self.inputs.send(input)), // nobody hears while the node stops
+                    Err(error) => tracing::warn!("a contribution could not be looked at: {error:#}"),
                 }
             }
         })
     }
 
     /// A panic over what a stranger claims must not be the end of all audits here.
-    fn carry_out(&self, inner: &mut Option<Inner>, task: Task) -> anyhow::Result<Finding> {
+    fn carry_out(&self, inner: &mut Option<Inner>, task: Task) -> anyhow::Result<Input> {
         let mut made = match inner.take() {
             Some(inner) => inner,
             None => Inner::new(self.charter.clone(), self.dataset.clone())?,
         };
         let work = || {
-            let finding = self.finding(&mut made, task);
-            (finding, made)
+            let input = match task {
+                Task::Again(task) => self.again(&mut made, *task),
+                Task::Score(task) => self.score(&mut made, *task),
+            };
+            (input, made)
         };
         match catch_unwind(AssertUnwindSafe(work)) {
-            Ok((finding, made)) => {
+            Ok((input, made)) => {
                 *inner = Some(made);
-                finding
+                input
             }
             Err(_) => bail!("the program failed over it; its last messages say where"),
         }
     }
 
-    fn finding(&self, inner: &mut Inner, task: Task) -> anyhow::Result<Finding> {
-        let Task {
+    fn score(&self, inner: &mut Inner, task: ToScore) -> anyhow::Result<Input> {
+        let ToScore {
+            author,
+            case,
+            sent,
+            theta,
+        } = task;
+        let (round, codec) = (case.reveal.round, &case.assigned.terms.codec);
+        let measured = || -> anyhow::Result<LossChange> {
+            let contribution = Contribution::read(sent, &self.layout, codec, &case.base.theta)?;
+            loss_change(&theta, &contribution, |weights, rows| {
+                let (share, step) = match rows {
+                    ScoreRows::Own => case.own_rows(),
+                    ScoreRows::Random => case.random_rows(),
+                };
+                inner.learner.write(weights)?;
+                match inner.loss(&share, step) {
+                    Ok(loss) => Ok(Some(loss)),
+                    Err(error) => match error.downcast::<LearnError>() {
+                        Ok(LearnError::NotFinite { .. }) => Ok(None),
+                        Ok(error) => Err(error.into()),
+                        Err(error) => Err(error),
+                    },
+                }
+            })
+        };
+        let change = measured().with_context(|| format!("measuring what came in round {round}"))?;
+        Ok(Input::Scored {
+            round,
+            peer: author,
+            change,
+        })
+    }
+
+    fn again(&self, inner: &mut Inner, task: ToDoAgain) -> anyhow::Result<Input> {
+        let (round, peer) = (task.case.worked.last.reveal.round, task.author);
+        let finding = self.finding(inner, task);
+        let finding = finding.with_context(|| format!("making again what came in round {round}"))?;
+        Ok(Input::Replayed { round, peer, finding })
+    }
+
+    fn finding(&self, inner: &mut Inner, task: ToDoAgain) -> anyhow::Result<Finding> {
+        let ToDoAgain {
             case,
             material,
             sent,

@@ -89,7 +89,19 @@ pub fn sentence(charter: &Charter, peer: &PeerId, conviction: &Conviction) -> St
         round,
         judged,
         findings,
+        scores,
     } = conviction;
+    if let Some((_, change)) = scores.iter().max_by_key(|(_, change)| change.random) {
+        let (harm, all) = (
+            scores.iter().filter(|(_, change)| charter.score.is_harm(*change)),
+            scores.len(),
+        );
+        return format!(
+            "its contribution to round {round} does harm, as those before that were measured: {} of {all} found so, at the \
+             most {change}",
+            harm.count()
+        );
+    }
     let against = findings.iter().filter(|(_, found)| charter.audit.fails(*found));
     let (count, all) = (against.clone().count(), findings.len());
     let what = against.map(|(_, finding)| found(*finding)).next().unwrap_or_default();
@@ -154,6 +166,28 @@ pub fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
             "round": round.0,
             "peer": name(peer),
             "verifier": name(verifier),
+        }),
+        Event::Scored {
+            round,
+            peer,
+            change,
+            by,
+            harmful,
+        } => json!({
+            "event": "scored",
+            "round": round.0,
+            "peer": name(peer),
+            "own_percent": f64::from(change.own) / 1e4,
+            "random_percent": f64::from(change.random) / 1e4,
+            "scorers": by,
+            "harmful": harmful,
+        }),
+        Event::Watched { peer, on } => json!({ "event": "watched", "peer": name(peer), "on": on }),
+        Event::Appealed { peer, round, reason } => json!({
+            "event": "appealed",
+            "peer": name(peer),
+            "round": round.0,
+            "reason": reason,
         }),
         Event::RoundOpened { round, roster, .. } => {
             json!({ "event": "round_opened", "round": round.0, "roster": names(charter, roster) })

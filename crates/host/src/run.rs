@@ -18,7 +18,10 @@ use atoll_learner::data::{Dataset, Manifest, Tokenizer};
 use atoll_ledger::{Applied, Event, Peer, Phase, Roots, RoundRecord, State};
 use atoll_node::{Effect, Input, Node};
 use atoll_outer::{OuterState, attack::Liar};
-use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, limits::BLOB_BYTES_MAX};
+use atoll_protocol::{
+    Charter, Hash, Keypair, Layout, Millis, PeerId, Round,
+    limits::{APPEAL_BYTES_MAX, BLOB_BYTES_MAX},
+};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::{
@@ -77,16 +80,29 @@ pub fn open(folder: &Folder) -> anyhow::Result<(Keypair, Arc<Charter>)> {
     Ok((keypair, Arc::new(charter)))
 }
 
-/// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object. A `liar` lies.
+/// What a node does beside its work.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// How it lies, if it does.
+    pub liar: Option<Liar>,
+    /// What its operator says against the last verdict on it.
+    pub appeal: Option<String>,
+}
+
+/// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object.
 pub async fn run(
     folder: Folder,
     addresses: Addresses,
-    liar: Option<Liar>,
+    manner: Manner,
     stop: watch::Receiver<bool>,
     tell: impl FnMut(&Value),
 ) -> anyhow::Result<()> {
     let (keypair, charter) = open(&folder)?;
     let _lock = folder.lock()?;
+    let said = manner.appeal.as_ref().map_or(1, String::len);
+    if !(1..=APPEAL_BYTES_MAX).contains(&said) {
+        bail!("an appeal of {said} bytes; 1 to {APPEAL_BYTES_MAX} are allowed");
+    }
     // whatever can be refused is refused before anything is touched
     let settings = Settings::with(&folder.settings(), &addresses, &charter)?;
     Private::read(&folder.trainer(), charter.genesis())?;
@@ -115,7 +131,7 @@ pub async fn run(
         network,
         consensus,
         log,
-        liar,
+        manner,
         done: false,
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
@@ -163,7 +179,7 @@ struct Running<T> {
     network: Network,
     consensus: Handle,
     log: Log<T>,
-    liar: Option<Liar>,
+    manner: Manner,
     /// Whether it was told that the run is done.
     done: bool,
 }
@@ -236,6 +252,9 @@ impl<T: FnMut(&Value)> Running<T> {
     ) -> anyhow::Result<()> {
         let mut effects = Vec::new();
         node.start(now(), &mut effects);
+        if let Some(reason) = self.manner.appeal.take() {
+            node.step(now(), Input::Appeal(reason), &mut effects);
+        }
         self.after_step(node)?;
         let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
         loop {
@@ -375,7 +394,7 @@ impl<T: FnMut(&Value)> Running<T> {
             dataset: Arc::new(dataset),
             tokenizer,
             theta,
-            liar: self.liar,
+            liar: self.manner.liar,
         };
         let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
         let pending = trainer.pending().cloned();

@@ -4,9 +4,24 @@
 use crate::{charter_file, folder::Folder, record, report};
 use anyhow::{Context as _, bail};
 use atoll_ledger::{Event, RoundRecord, State, Window};
-use atoll_protocol::{Charter, MicroNats, Millis, Round};
+use atoll_protocol::{Charter, LossChange, MicroNats, Millis, PeerId, Round};
 use serde_json::{Value, json};
 use std::{fs, sync::Arc};
+
+/// What a contribution was found to do to the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scored {
+    /// Its round.
+    pub round: Round,
+    /// Its author.
+    pub peer: PeerId,
+    /// What it does.
+    pub change: LossChange,
+    /// How many measured it.
+    pub by: usize,
+    /// Whether a jury found harm.
+    pub harmful: bool,
+}
 
 /// Ended rounds and recorded checkpoints, from the ledger on disk.
 pub struct History {
@@ -18,6 +33,8 @@ pub struct History {
     pub rounds: Vec<RoundRecord>,
     /// Recorded checkpoints and their held-out loss.
     pub checkpoints: Vec<(Round, MicroNats)>,
+    /// What contributions were found to do to the loss, in the order in which that was known.
+    pub scores: Vec<Scored>,
     /// Blocks, and their bytes.
     pub blocks: (u64, u64),
 }
@@ -27,7 +44,7 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
     folder.expect_node()?;
     let charter = Arc::new(charter_file::read(&folder.charter())?);
     let mut state = State::genesis(charter.clone());
-    let (mut rounds, mut checkpoints, mut blocks) = (Vec::new(), Vec::new(), (0, 0));
+    let (mut rounds, mut checkpoints, mut scores, mut blocks) = (Vec::new(), Vec::new(), Vec::new(), (0, 0));
     record::read(&folder.ledger(), |stored| {
         let height = stored.block.header.height;
         let (next, events) = state
@@ -42,6 +59,19 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
             match event {
                 Event::RoundEnded(record) => rounds.push(*record),
                 Event::CheckpointRecorded { round, held_out, .. } => checkpoints.push((round, held_out)),
+                Event::Scored {
+                    round,
+                    peer,
+                    change,
+                    by,
+                    harmful,
+                } => scores.push(Scored {
+                    round,
+                    peer,
+                    change,
+                    by,
+                    harmful,
+                }),
                 _ => {}
             }
         }
@@ -52,6 +82,7 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
         state,
         rounds,
         checkpoints,
+        scores,
         blocks,
     })
 }
@@ -67,6 +98,16 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
             "rounds_merged": peer.merged,
             "tokens": peer.tokens.0,
             "absent": peer.absent,
+            "loss": core.scores.tallies.get(id).map(|tally| json!({
+                "measured": tally.count,
+                "own_percent": tally.own_nano as f64 / 1e7,
+                "random_percent": tally.random_nano as f64 / 1e7,
+                "watched": tally.is_watched(),
+            })),
+            "objects": core.appeals.get(id).map(|appeal| json!({
+                "round": appeal.round.0,
+                "reason": appeal.reason,
+            })),
         })
     });
     let checkpoint = core.checkpoint.as_ref().map(|checkpoint| {

@@ -3,7 +3,7 @@
 use crate::{
     folder::Folder,
     report::{reason, sentence},
-    status::History,
+    status::{History, Scored},
 };
 use anyhow::bail;
 use atoll_ledger::{Outcome, RoundRecord};
@@ -23,6 +23,8 @@ pub struct Fate {
     /// How much it counted beside its tokens; 1 where all count alike. Only where it was weighed and the
     /// weights are still here.
     pub weight: Option<f64>,
+    /// What it was found to do to the loss, if that was measured.
+    pub score: Option<Scored>,
 }
 
 /// The key of a member, by its name, its key, or how its key begins.
@@ -76,6 +78,7 @@ fn fate(folder: &Folder, history: &History, record: &RoundRecord, peer: &PeerId)
         fate,
         text,
         weight: None,
+        score: None,
     };
     let charter = &history.charter;
     if !record.roster.contains(peer) {
@@ -103,9 +106,30 @@ fn fate(folder: &Folder, history: &History, record: &RoundRecord, peer: &PeerId)
         Some(entry) => {
             let weight = weight(folder, record.matrix, entry.replica);
             let weighed = weight.map_or(String::new(), |weight| format!(", weight {weight:.3}"));
+            let mut scores = history.scores.iter();
+            let score = scores
+                .find(|scored| (scored.round, scored.peer) == (record.round, *peer))
+                .copied();
+            let measured = score.map_or(
+                String::new(),
+                |Scored {
+                     change, by, harmful, ..
+                 }| {
+                    let out = if harmful {
+                        ", which is harm: it is taken out"
+                    } else {
+                        ""
+                    };
+                    format!("; {by} measured: {change}{out}")
+                },
+            );
             Fate {
                 weight,
-                ..fate("merged", format!("merged: {} tokens{weighed}", entry.tokens.0))
+                score,
+                ..fate(
+                    "merged",
+                    format!("merged: {} tokens{weighed}{measured}", entry.tokens.0),
+                )
             }
         }
         None => fate("void", format!("the round was void: {}", void(&record.outcome))),
@@ -120,6 +144,12 @@ fn void(outcome: &Outcome) -> &'static str {
         Outcome::RootsSplit => "no root found a quorum",
         Outcome::Outgrown => "its roster fell silent",
     }
+}
+
+/// What the peer says against the last verdict on it, if it says anything.
+pub fn objection(history: &History, peer: &PeerId) -> Option<String> {
+    let appeal = history.state.core().appeals.get(peer)?;
+    Some(format!("to the verdict on round {}: {}", appeal.round, appeal.reason))
 }
 
 fn weight(folder: &Folder, matrix: Hash, replica: u16) -> Option<f64> {
@@ -139,6 +169,12 @@ impl Fate {
             "fate": self.fate,
             "reason": self.text,
             "weight": self.weight,
+            "score": self.score.map(|scored| json!({
+                "own_percent": f64::from(scored.change.own) / 1e4,
+                "random_percent": f64::from(scored.change.random) / 1e4,
+                "scorers": scored.by,
+                "harmful": scored.harmful,
+            })),
         })
     }
 }

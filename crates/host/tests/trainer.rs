@@ -4,15 +4,15 @@ use atoll_host::{
     blobs::Blobs,
     folder::Folder,
     found::{Plan, begin, corpus_of},
-    replayer::{Replayer, Task},
+    replayer::{Replayer, Task, ToDoAgain, ToScore},
     trainer::{Order, Parts, Report, Trainer, Training},
 };
 use atoll_learner::data::{Dataset, Tokenizer};
-use atoll_ledger::{Assigned, Case, Roots, Terms, Work, Worked, assign::Share};
+use atoll_ledger::{Assigned, Case, Roots, Scoring, Stage, Terms, Work, Worked, assign::Share};
 use atoll_node::Input;
-use atoll_outer::{OuterState, again::Material, attack::Liar, theta_bytes};
+use atoll_outer::{Contribution, OuterState, again::Material, attack::Liar, encode, theta_bytes};
 use atoll_protocol::{
-    Audit, Charter, Finding, Hash, Keypair, Layout, Nano, PeerId, Round,
+    Audit, Charter, Finding, Hash, Keypair, Layout, LossChange, Nano, PeerId, Round, Score,
     charter::{Codec, Member, Overlap},
     transaction::Reveal,
 };
@@ -176,12 +176,7 @@ impl Driven {
         let read = |hash: &Hash| runtime.block_on(self.blobs.read(hash)).unwrap();
         let opening = Some(last.reveal.states.opening).filter(|opening| *opening != Hash::ZERO);
         let (told, mut inputs) = channel::unbounded_channel();
-        let replayer = Replayer {
-            charter: self.charter.clone(),
-            layout: Arc::new(Layout::of(&self.charter.model)),
-            dataset: self.dataset.clone(),
-            inputs: told,
-        };
+        let replayer = self.replayer(told);
         let (tasks, waiting) = mpsc::channel();
         let thread = replayer.spawn(waiting).unwrap();
         let worked = Worked {
@@ -189,7 +184,7 @@ impl Driven {
             before: before.clone(),
         };
         let (closing, asked) = oneshot::channel();
-        let task = Task {
+        let task = ToDoAgain {
             author: key(1),
             case: Case {
                 worked: worked.clone(),
@@ -210,7 +205,7 @@ impl Driven {
             sent: read(&last.reveal.blob),
             closing,
         };
-        tasks.send(task).unwrap();
+        tasks.send(Task::Again(Box::new(task))).unwrap();
         drop(tasks);
         if let Ok(answer) = asked.blocking_recv() {
             let state = runtime.block_on(self.blobs.read(&last.reveal.states.closing));
@@ -221,6 +216,46 @@ impl Driven {
         match finding {
             Some(Input::Replayed { finding, .. }) => finding,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a contribution in the place of `work` does to the loss.
+    fn score(&self, work: &Work, sent: Bytes) -> LossChange {
+        let (told, mut inputs) = channel::unbounded_channel();
+        let replayer = self.replayer(told);
+        let (tasks, waiting) = mpsc::channel();
+        let thread = replayer.spawn(waiting).unwrap();
+        let task = ToScore {
+            author: key(1),
+            case: Scoring {
+                reveal: work.reveal.clone(),
+                base: work.base,
+                assigned: work.assigned.clone().unwrap(),
+                beacon: Hash([9; 32]),
+                since: Round(0),
+                stage: Stage::First,
+                asked: vec![key(2)],
+                scores: BTreeMap::new(),
+            },
+            sent,
+            theta: self.outer.theta.clone(),
+        };
+        tasks.send(Task::Score(Box::new(task))).unwrap();
+        drop(tasks);
+        let scored = inputs.blocking_recv();
+        thread.join().unwrap();
+        match scored {
+            Some(Input::Scored { change, .. }) => change,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn replayer(&self, inputs: channel::UnboundedSender<Input>) -> Replayer {
+        Replayer {
+            charter: self.charter.clone(),
+            layout: Arc::new(Layout::of(&self.charter.model)),
+            dataset: self.dataset.clone(),
+            inputs,
         }
     }
 
@@ -376,6 +411,30 @@ fn who_lies_about_its_work_is_far_from_what_comes_out() {
         );
         driven.ends();
     }
+}
+
+/// A flipped contribution raises the loss by about as much as the honest one lowers it, and what is honest helps most
+/// where it was trained.
+#[test]
+fn what_helps_and_what_harms_can_be_told_apart() {
+    let runtime = Runtime::new().unwrap();
+    let mut driven = start(&runtime, Overlap::None);
+    driven.train(0, false);
+    let first = driven.contribution(0);
+    let work = driven.work(&first);
+    let blob = runtime.block_on(driven.blobs.read(&first.blob)).unwrap();
+    let codec = &work.assigned.as_ref().unwrap().terms.codec;
+    let layout = Layout::of(&driven.charter.model);
+    let sent = Contribution::read(blob.clone(), &layout, codec, &work.base.theta).unwrap();
+    let mut values = vec![0.0; layout.parameters];
+    sent.decode_into(&mut values).unwrap();
+    values.iter_mut().for_each(|value| *value = -*value);
+    let flipped = encode(&values, codec, &layout, &work.base.theta).unwrap();
+    let (honest, flipped) = (driven.score(&work, blob), driven.score(&work, flipped.into()));
+    assert!(honest.own < honest.random && honest.random < -5_000, "{honest}");
+    assert!(flipped.own > 5_000 && flipped.random > 5_000, "{flipped}");
+    assert!(Score::NONE.is_harm(flipped) && !Score::NONE.is_harm(honest));
+    driven.ends();
 }
 
 #[test]

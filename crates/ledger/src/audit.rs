@@ -22,7 +22,7 @@ mod draw;
 use crate::{Event, LastMerge, Outcome, Planned, Refusal, Roots, RoundRecord, Standing, State, Terms, assign::Share};
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    Finding, Hash, InnerSteps, Nano, PeerId, Round,
+    Finding, Hash, InnerSteps, LossChange, Nano, PeerId, Round,
     transaction::{Reveal, States},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -110,13 +110,15 @@ pub struct Conviction {
     pub round: Round,
     /// Whose contribution was judged: its own, or one that it had accused or passed.
     pub judged: PeerId,
-    /// What each found.
+    /// What each found, where it was made again.
     pub findings: Vec<(PeerId, Finding)>,
+    /// What each measured, where it harmed.
+    pub scores: Vec<(PeerId, LossChange)>,
 }
 
 /// What a jury came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     /// A quorum made it again, and something else came out.
     Guilty,
     /// A quorum did not find it right, but some of it could not look.
@@ -259,7 +261,7 @@ impl State {
         }
     }
 
-    fn assigned(&self, peer: &PeerId, trained: Round) -> Option<Assigned> {
+    pub(crate) fn assigned(&self, peer: &PeerId, trained: Round) -> Option<Assigned> {
         let round = self.round();
         let (beacon, roster, terms) = match trained == round.number {
             true => (round.beacon, &round.roster, &round.terms),
@@ -363,6 +365,7 @@ impl State {
             round,
             judged,
             findings,
+            scores: Vec::new(),
         };
         if matches!(verdict, Verdict::Guilty | Verdict::Unserved) {
             let clearly = |(_, found): &&(PeerId, Finding)| self.charter().audit.fails_clearly(*found);
@@ -391,7 +394,7 @@ impl State {
 
     /// The guilty are out for a while, the second time for good. Who did not serve what it started from may have
     /// lost its power and stays in, as a newcomer; but not time after time. Both must make a fresh start: nobody can vouch for their states.
-    fn convict(&mut self, peer: PeerId, verdict: Verdict, conviction: Conviction, events: &mut Vec<Event>) {
+    pub(crate) fn convict(&mut self, peer: PeerId, verdict: Verdict, conviction: Conviction, events: &mut Vec<Event>) {
         let back = self.charter().audit.back(self.round().number);
         let Some(known) = self.core_mut().peers.get_mut(&peer) else {
             return;
@@ -420,11 +423,24 @@ impl State {
         audits.cases.retain(|(_, of), _| *of != peer);
         audits.passed.retain(|(_, of), _| *of != peer);
         audits.works.remove(&peer);
+        self.drop_scores(&peer);
         events.push(Event::Convicted {
             peer,
             standing,
             conviction: Box::new(conviction),
         });
+    }
+
+    /// What `peer` sent to this round is taken out of θ, if it is still remembered.
+    pub(crate) fn take_out(&mut self, round: Round, peer: PeerId) {
+        let merges = &self.core().audits.merges;
+        let with = merges
+            .iter()
+            .any(|closed| closed.round == round && !closed.excised.contains(&peer));
+        let condemned = &mut self.core_mut().audits.condemned;
+        if with && !condemned.contains(&(round, peer)) {
+            condemned.push((round, peer));
+        }
     }
 
     /// Everything of `peer` that was merged in `from` or later stands on a state that nobody can vouch for.
@@ -453,7 +469,8 @@ impl State {
         parent: Hash,
         events: &mut Vec<Event>,
     ) {
-        if !self.charter().audit.is_on() {
+        let (audits, scores) = (self.charter().audit.is_on(), self.charter().score.is_on());
+        if !audits && !scores {
             return;
         }
         match merge {
@@ -461,11 +478,16 @@ impl State {
             None => self.note_void(record),
         }
         self.forget(record.round);
-        self.draw_juries(record.round, parent, events);
-        self.lapse(record.round, parent, events);
-        self.draw_seconds(record.round, parent, events);
-        if let Outcome::Closed(_) = record.outcome {
-            self.draw_verifiers(record, parent, events);
+        if audits {
+            self.draw_juries(record.round, parent, events);
+            self.lapse(record.round, parent, events);
+            self.draw_seconds(record.round, parent, events);
+            if let Outcome::Closed(_) = record.outcome {
+                self.draw_verifiers(record, parent, events);
+            }
+        }
+        if scores {
+            self.scores_due(record, parent, events);
         }
     }
 

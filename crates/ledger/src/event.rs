@@ -1,8 +1,8 @@
 //! What a block changed, in order: every view of a run is a fold over these.
 
 use crate::{Conviction, Evidence, Excision, KeptOut, Planned, Roots, Standing, Terms};
-use alloc::{boxed::Box, vec::Vec};
-use atoll_protocol::{Finding, Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
+use alloc::{boxed::Box, string::String, vec::Vec};
+use atoll_protocol::{Finding, Hash, LossChange, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// How a round ended.
@@ -129,6 +129,44 @@ pub enum Event {
         peer: PeerId,
         /// Who was to look first.
         verifier: PeerId,
+    },
+    /// These are to measure what a merged contribution does to the loss.
+    ScoreDrawn {
+        /// Its round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// Who measures, ascending.
+        scorers: Vec<PeerId>,
+    },
+    /// What a contribution does to the loss was measured.
+    Scored {
+        /// Its round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// The median of what they measured.
+        change: LossChange,
+        /// How many.
+        by: usize,
+        /// Whether a jury found harm: it is taken out.
+        harmful: bool,
+    },
+    /// From now on, or no longer, all that a peer sends is looked at, for what its contributions did to the loss.
+    Watched {
+        /// Who.
+        peer: PeerId,
+        /// From now on.
+        on: bool,
+    },
+    /// A peer objects to a verdict.
+    Appealed {
+        /// Who.
+        peer: PeerId,
+        /// The round of the contribution that was judged.
+        round: Round,
+        /// Why, in its words.
+        reason: String,
     },
     /// A round began.
     RoundOpened {

@@ -34,6 +34,9 @@ impl State {
     pub(crate) fn execute(&mut self, tx: &Verified<Transaction>, events: &mut Vec<Event>) -> Outcome {
         let peer = tx.signer();
         let standing = self.core().peers.get(&peer).map(|known| known.standing);
+        if let Action::Appeal { round, reason } = &tx.body().action {
+            return self.appeal(peer, *round, reason, events); // also of who is out
+        }
         let joins = matches!(tx.body().action, Action::Join { .. });
         match standing {
             Some(Standing::Excluded) => return Err(Refusal::Excluded(peer)),
@@ -72,6 +75,12 @@ impl State {
                 peer: author,
                 finding,
             } => self.verdict(peer, (*round, *author), *finding, events),
+            Action::Score {
+                round,
+                peer: author,
+                change,
+            } => self.score(peer, (*round, *author), *change, events),
+            Action::Appeal { round, reason } => self.appeal(peer, *round, reason, events),
             Action::Checkpoint {
                 round,
                 manifest,

@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod appeal;
 mod applied;
 pub mod assign;
 mod audit;
@@ -20,10 +21,12 @@ mod execute;
 mod pace;
 mod refusal;
 mod round;
+mod score;
 mod settle;
 mod state;
 mod terms;
 
+pub use appeal::Appeal;
 pub use applied::Applied;
 pub use audit::{Assigned, Audits, Case, Closed, Conviction, Excision, Work, Worked};
 pub use event::{Event, Outcome, RoundRecord};
@@ -32,5 +35,6 @@ pub use refusal::{BlockError, Refusal};
 pub use round::{
     Checked, Committed, Evidence, KeptOut, Merged, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing,
 };
+pub use score::{Scores, Scoring, Stage, Tally};
 pub use state::{CheckpointState, Core, LastMerge, Limits, State};
 pub use terms::{Ended, Observed, Terms};

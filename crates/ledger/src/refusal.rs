@@ -43,6 +43,22 @@ pub enum Refusal {
         /// Its author.
         peer: PeerId,
     },
+    /// An appeal without a verdict.
+    #[error("there is no verdict on peer {} about a contribution to round {round}, or it has objected already", peer.short())]
+    NoVerdict {
+        /// Who objects.
+        peer: PeerId,
+        /// The round that it names.
+        round: Round,
+    },
+    /// Words that are too long, or none.
+    #[error("a reason of {got} bytes; 1 to {max} are allowed")]
+    Reason {
+        /// Bytes.
+        got: usize,
+        /// Allowed.
+        max: usize,
+    },
     /// States that do not follow on each other.
     #[error("the states that peer {} names do not follow on its last, {}", peer.short(), expected.short())]
     States {

@@ -1,8 +1,8 @@
 //! The state after a block, and how a block is made, checked and applied.
 
 use crate::{
-    Applied, Audits, BlockError, Event, Evidence, Excision, Pace, Peer, Phase, Planned, Refusal, Roots, RoundState,
-    Standing, Terms,
+    Appeal, Applied, Audits, BlockError, Event, Evidence, Excision, Pace, Peer, Phase, Planned, Refusal, Roots,
+    RoundState, Scores, Standing, Terms,
 };
 use alloc::{collections::BTreeMap, format, sync::Arc, vec::Vec};
 use atoll_protocol::{
@@ -78,6 +78,10 @@ pub struct Core {
     pub checkpoint: Option<CheckpointState>,
     /// What is done again, and what that needs.
     pub audits: Audits,
+    /// What contributions do to the loss.
+    pub scores: Scores,
+    /// What the guilty said against the last verdict on them.
+    pub appeals: BTreeMap<PeerId, Appeal>,
     /// One proof per peer that signed two different statements.
     pub evidence: BTreeMap<PeerId, Evidence>,
 }
@@ -119,6 +123,8 @@ impl State {
             sent: BTreeMap::new(),
             checkpoint: None,
             audits: Audits::default(),
+            scores: Scores::default(),
+            appeals: BTreeMap::new(),
             evidence: BTreeMap::new(),
         }
     }

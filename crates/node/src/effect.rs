@@ -1,9 +1,9 @@
 //! What goes in and what comes out.
 
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
-use atoll_ledger::{Applied, Case, Excision, Planned, Roots, Terms, Work, assign::Share};
+use atoll_ledger::{Applied, Case, Excision, Planned, Roots, Scoring, Terms, Work, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Finding, Hash, MicroNats, Millis, PeerId, Round,
+    Action, CheckReason, Finding, Hash, LossChange, MicroNats, Millis, PeerId, Round,
     charter::Codec,
     transaction::{Judgement, Reveal},
 };
@@ -63,10 +63,22 @@ pub enum Input {
         /// What came out.
         finding: Finding,
     },
+    /// What a merged contribution does to the loss was measured.
+    Scored {
+        /// Its round.
+        round: Round,
+        /// Its author.
+        peer: PeerId,
+        /// What it does.
+        change: LossChange,
+    },
     /// A timer fired.
     Timer(Timer),
     /// An operator wants out: say so on the ledger.
     Leave,
+    /// An operator objects to the last verdict on this peer, with these words. Given at the start; it is said once
+    /// the ledger is followed.
+    Appeal(String),
 }
 
 /// What a timer is for.
@@ -125,7 +137,17 @@ pub enum Effect {
         excisions: Vec<Excision>,
     },
     /// Make this peer's merged contribution again, beside everything else, and report [`Input::Replayed`].
-    Replay(PeerId, Box<Case>),
+    Replay {
+        /// Whose.
+        author: PeerId,
+        /// As the ledger has it.
+        case: Box<Case>,
+        /// How long contributions travel, as in [`Effect::Train`]: what takes much longer than that is not served.
+        kib_micros: u32,
+    },
+    /// Measure what this peer's merged contribution does to the loss, beside everything else, and report
+    /// [`Input::Scored`].
+    Score(PeerId, Box<Scoring>),
     /// The merged copy is θ from now on.
     Advance(Roots),
     /// The merge asked for last is void: drop the copy, or the work on it.

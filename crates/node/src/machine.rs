@@ -1,7 +1,7 @@
 //! The machine's state and its one door, [`Node::step`].
 
 use crate::{Contribution, Effect, Input, Notice, Timer, travel::Travel};
-use alloc::{collections::BTreeSet, format, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
 use atoll_ledger::{Applied, Phase, Roots, Standing, State};
 use atoll_protocol::{Action, CheckReason, Millis, PeerId, Round};
 
@@ -67,8 +67,12 @@ pub struct Node {
     /// A checkpoint to write as soon as θ is right.
     pub(crate) checkpoint: Option<Round>,
     pub(crate) leaving: bool,
+    /// What the operator says against the last verdict, until the ledger has it.
+    objection: Option<String>,
     /// What is being made again here.
     pub(crate) replaying: BTreeSet<(Round, PeerId)>,
+    /// What is being measured here.
+    pub(crate) scoring: BTreeSet<(Round, PeerId)>,
     /// Whether the last block was fresh, so that acting on it makes sense.
     live: bool,
     /// When to resume at the earliest, while that timer runs.
@@ -100,7 +104,9 @@ impl Node {
             spoiled: None,
             checkpoint,
             leaving: false,
+            objection: None,
             replaying: BTreeSet::new(),
+            scoring: BTreeSet::new(),
             live: false,
             resume_at: None,
         }
@@ -177,10 +183,12 @@ impl Node {
                 }));
             }
             Input::Replayed { round, peer, finding } => self.on_replayed((round, peer), finding, out),
+            Input::Scored { round, peer, change } => self.on_scored((round, peer), change, out),
             Input::Timer(Timer::Resume) => self.on_resume_timer(now, out),
             Input::Timer(Timer::Check(round)) => self.on_check_timer(now, round, false, out),
             Input::Timer(Timer::LastCheck(round)) => self.on_check_timer(now, round, true, out),
             Input::Leave => self.leave(out),
+            Input::Appeal(reason) => self.objection = Some(reason),
         }
     }
 
@@ -215,6 +223,8 @@ impl Node {
         self.ensure_joined(out);
         self.follow_theta(out);
         self.replay(out);
+        self.score(out);
+        self.object(out);
         let round = self.state.round();
         let Some(_) = round.replica(&self.me) else { return };
         match round.phase {
@@ -247,6 +257,23 @@ impl Node {
             out.push(Effect::Submit(Action::Join {
                 sequence: peer.map_or(0, |peer| peer.joins),
             }));
+        }
+    }
+
+    /// Says what the operator has to say against the last verdict, until the ledger has it; where there is none, the
+    /// words are dropped.
+    fn object(&mut self, out: &mut Vec<Effect>) {
+        let core = self.state.core();
+        let verdict = core.audits.convictions.get(&self.me).filter(|verdict| {
+            let said = core.appeals.get(&self.me);
+            said.is_none_or(|said| (said.round, said.judged) != (verdict.round, verdict.judged))
+        });
+        match (verdict, &self.objection) {
+            (Some(verdict), Some(reason)) => out.push(Effect::Submit(Action::Appeal {
+                round: verdict.round,
+                reason: reason.clone(),
+            })),
+            _ => self.objection = None,
         }
     }
 

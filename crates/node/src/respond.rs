@@ -7,7 +7,7 @@ use crate::{
 use alloc::{boxed::Box, string::String, vec::Vec};
 use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, Work, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Finding, Millis, PeerId, RefusedReplica, Round,
+    Action, CheckReason, Finding, LossChange, Millis, PeerId, RefusedReplica, Round,
     transaction::{Judgement, Reveal, commitment},
 };
 
@@ -41,6 +41,7 @@ impl Node {
             }
             Event::MergeOpened { .. } => self.start_merge(out),
             Event::AuditDrawn { .. } | Event::JuryDrawn { .. } => self.replay(out),
+            Event::ScoreDrawn { .. } => self.score(out),
             // Left: an operator's leave from before a restart can become final after it.
             Event::Dormant(peer) | Event::Left(peer) if *peer == self.me => self.ensure_joined(out),
             _ => {}
@@ -138,7 +139,11 @@ impl Node {
         for (key, case) in cases {
             if case.waits_for(&self.me) && self.replaying.insert(*key) {
                 let (_, author) = key;
-                out.push(Effect::Replay(*author, Box::new(case.clone())));
+                out.push(Effect::Replay {
+                    author: *author,
+                    case: Box::new(case.clone()),
+                    kib_micros: self.travel.kib_micros(),
+                });
             }
         }
     }
@@ -149,6 +154,27 @@ impl Node {
         if case.is_some_and(|case| case.waits_for(&self.me)) {
             let (round, peer) = key;
             out.push(Effect::Submit(Action::Verdict { round, peer, finding }));
+        }
+    }
+
+    /// Measures what this peer is asked to.
+    pub(crate) fn score(&mut self, out: &mut Vec<Effect>) {
+        let cases = &self.state.core().scores.cases;
+        self.scoring.retain(|key| cases.contains_key(key));
+        for (key, case) in cases {
+            if case.waits_for(&self.me) && self.scoring.insert(*key) {
+                let (_, author) = key;
+                out.push(Effect::Score(*author, Box::new(case.clone())));
+            }
+        }
+    }
+
+    pub(crate) fn on_scored(&mut self, key: (Round, PeerId), change: LossChange, out: &mut Vec<Effect>) {
+        self.scoring.remove(&key);
+        let case = self.state.core().scores.cases.get(&key);
+        if case.is_some_and(|case| case.waits_for(&self.me)) {
+            let (round, peer) = key;
+            out.push(Effect::Submit(Action::Score { round, peer, change }));
         }
     }
 

@@ -4,7 +4,7 @@
 //! `honest` are vectors that the liars know, all of one length: those of everybody where they see everything,
 //! else their own, made honestly. Of none, nothing is made.
 
-use atoll_protocol::{Action, Finding, Hash, InnerSteps, PeerId, transaction::commitment};
+use atoll_protocol::{Action, Finding, Hash, InnerSteps, LossChange, PeerId, transaction::commitment};
 use rayon::prelude::*;
 use std::{fmt, str::FromStr};
 use thiserror::Error;
@@ -281,6 +281,14 @@ impl Liar {
                     _ => Finding::Apart { billionths: u64::MAX },
                 };
                 vec![Action::Verdict { round, peer, finding }]
+            }
+            (Self::Accuse, Action::Score { round, peer, .. }) => {
+                let change = LossChange::WORST;
+                vec![Action::Score { round, peer, change }]
+            }
+            (Self::Blind, Action::Score { round, peer, .. }) => {
+                let change = LossChange { own: -2, random: -1 };
+                vec![Action::Score { round, peer, change }]
             }
             (Self::Equivocate, said @ Action::Commit { round, .. }) => {
                 let commitment = commitment(genesis, me, round, &Hash::ZERO);

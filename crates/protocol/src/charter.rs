@@ -5,13 +5,13 @@ mod validate;
 pub use validate::CharterError;
 pub(crate) use validate::{refuse, within, within_nano};
 
-use crate::{Audit, Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust, Round, encode, ids::Domain};
+use crate::{Audit, Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust, Round, Score, encode, ids::Domain};
 use alloc::{string::String, vec::Vec};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
 /// The only version there is.
-pub const CHARTER_VERSION: u16 = 4;
+pub const CHARTER_VERSION: u16 = 5;
 
 /// The rules of a run. Two nodes work together if and only if they hold the same charter.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -38,6 +38,8 @@ pub struct Charter {
     pub robust: Robust,
     /// What is done again after it was merged, and what follows.
     pub audit: Audit,
+    /// What merged contributions do to the loss, measured, and what is too much.
+    pub score: Score,
     /// When the ledger goes on.
     pub deadlines: Deadlines,
     /// Who may take part; all of them validate. Ascending by key, without repeats.

@@ -32,6 +32,8 @@ pub const SUBSETS_MEMBERS_MAX: usize = 24;
 pub const UNFIT_MAX: usize = MEMBERS_MAX / 2;
 /// Peers that decide about one accusation.
 pub const JURY_MAX: usize = 99;
+/// Bytes of what somebody says against a verdict.
+pub const APPEAL_BYTES_MAX: usize = 1000;
 /// Rounds in one run.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// How far a block's time may be ahead of a validator's own clock.

@@ -1,7 +1,7 @@
 //! The smallest sensible charter: simulations, tests and fuzzers start from it and change what they are about.
 
 use crate::{
-    Audit, Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust,
+    Audit, Fraction, Hash, InnerSteps, Millis, Nano, PeerId, Robust, Score,
     charter::{
         CHARTER_VERSION, Charter, Codec, Compression, Data, Deadlines, InnerOptimizer, Matrices, Member, Model,
         OuterOptimizer, Overlap, RoundRules,
@@ -40,6 +40,7 @@ pub fn tiny_charter(members: impl IntoIterator<Item = (String, PeerId)>) -> Char
         compression: Compression::Fixed(Codec::Int4 { feedback: Nano::ONE }),
         robust: Robust::PLAIN,
         audit: Audit::NONE,
+        score: Score::NONE,
         deadlines: Deadlines {
             grace: Millis(2_000),
             reveal: Millis(5_000),

@@ -1,9 +1,10 @@
 //! What a peer can say on the ledger.
 
 use crate::{
-    ByteCount, Finding, Hash, InnerSteps, MicroNats, Millis, PeerId, Round, Signed, Tokens, encode, ids::Domain,
+    ByteCount, Finding, Hash, InnerSteps, LossChange, MicroNats, Millis, PeerId, Round, Signed, Tokens, encode,
+    ids::Domain,
 };
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
@@ -71,6 +72,22 @@ pub enum Action {
         peer: PeerId,
         /// What came out.
         finding: Finding,
+    },
+    /// Say what a merged contribution does to the loss.
+    Score {
+        /// The round it was contributed to.
+        round: Round,
+        /// Whose.
+        peer: PeerId,
+        /// As measured here.
+        change: LossChange,
+    },
+    /// Object to a verdict, for people to decide: the only word that is taken of who is out. Once per verdict.
+    Appeal {
+        /// The round that the contribution was sent to.
+        round: Round,
+        /// Why, in the objector's words.
+        reason: String,
     },
     /// State what a checkpoint of a closed round consists of.
     Checkpoint {
@@ -296,6 +313,8 @@ impl Action {
             Self::Check { .. } => "check",
             Self::MergeRoot { .. } => "merge root",
             Self::Verdict { .. } => "verdict",
+            Self::Score { .. } => "score",
+            Self::Appeal { .. } => "appeal",
             Self::Checkpoint { .. } => "checkpoint",
         }
     }

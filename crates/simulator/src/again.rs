@@ -6,10 +6,11 @@
 use crate::{
     clock::Micros,
     learner::Learner,
+    report::Scored,
     transfers::Purpose,
     world::{Happening, World},
 };
-use atoll_ledger::{Applied, Case, Conviction, Event, Roots, Standing, Work, Worked};
+use atoll_ledger::{Applied, Case, Conviction, Event, Roots, Scoring, Standing, Work, Worked};
 use atoll_node::Input;
 use atoll_outer::{
     Contribution, ErrorFeedback, OuterState, OwnState,
@@ -35,6 +36,8 @@ pub(crate) struct Replays {
     outers: BTreeMap<Roots, (Round, Arc<OuterState>)>,
     /// Everything that was ever drawn, as it was.
     drawn: BTreeMap<(Round, PeerId), Case>,
+    /// Everything that was ever measured, as it was.
+    scored: BTreeMap<(Round, PeerId), Scoring>,
     found: BTreeMap<(Round, PeerId), Finding>,
 }
 
@@ -169,11 +172,20 @@ impl World {
 
     /// θ and momentum after a round, for whoever makes something again from them.
     pub(crate) fn remember_outer(&mut self, roots: Roots, round: Round, state: &Arc<OuterState>) {
-        if self.charter.audit.is_on() {
+        if self.charter.audit.is_on() || self.charter.score.is_on() {
             self.replays
                 .outers
                 .entry(roots)
                 .or_insert_with(|| (round, state.clone()));
+        }
+    }
+
+    /// θ and momentum with these roots.
+    pub(crate) fn outer(&self, roots: &Roots) -> Result<Arc<OuterState>, String> {
+        match self.replays.outers.get(roots) {
+            Some((_, outer)) => Ok(outer.clone()),
+            None if self.first.1 == *roots => Ok(self.first.0.clone()),
+            None => Err(format!("θ {} is not kept any more", roots.theta.short())),
         }
     }
 
@@ -310,11 +322,6 @@ impl World {
                 None => return Ok(Finding::Missing),
             },
         };
-        let outer = |roots: &Roots| match self.replays.outers.get(roots) {
-            Some((_, outer)) => Ok((**outer).clone()),
-            None if self.first.1 == *roots => Ok((*self.first.0).clone()),
-            None => Err(format!("θ {} is not kept any more", roots.theta.short())),
-        };
         let bytes = |work: &Work| {
             let id = self.blobs.find(&work.reveal.blob);
             id.map(|id| self.blobs.get(id).bytes.clone())
@@ -324,11 +331,11 @@ impl World {
         let from_theta = ahead.is_some_and(|from| from != AheadFrom::Own);
         let material = Material {
             opening,
-            base: outer(&last.base)?,
+            base: (*self.outer(&last.base)?).clone(),
             before: wanted.and_then(bytes),
             before_base: before
                 .filter(|_| from_theta)
-                .map(|before| outer(&before.base))
+                .map(|before| self.outer(&before.base).map(|outer| (*outer).clone()))
                 .transpose()?,
         };
         let mut others = Others {
@@ -368,6 +375,24 @@ impl World {
                         self.replays.drawn.insert((*round, *peer), case.clone());
                     }
                 }
+                // the last time it was drawn counts: the jury's
+                Event::ScoreDrawn { round, peer, .. } => {
+                    if let Some(case) = applied.state().core().scores.cases.get(&(*round, *peer)) {
+                        self.replays.scored.insert((*round, *peer), case.clone());
+                    }
+                }
+                Event::Scored {
+                    round,
+                    peer,
+                    change,
+                    harmful,
+                    ..
+                } => self.scores.push(Scored {
+                    node: self.node_of(peer),
+                    round: *round,
+                    change: *change,
+                    harmful: *harmful,
+                }),
                 Event::Convicted {
                     peer,
                     standing,
@@ -381,6 +406,20 @@ impl World {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Who is out for harm must have harmed.
+    fn check_harm(&mut self, node: u32, of: (Round, PeerId)) {
+        let (_, judged) = of;
+        let case = self.replays.scored.get(&of).cloned();
+        let change = case.map(|case| self.loss_change(judged, &case));
+        match change {
+            Some(Ok(change)) if self.charter.score.is_harm(change) => {}
+            other => self.violated(
+                "evidence",
+                format!("node {node} is out for harm, but it comes to {other:?}"),
+            ),
         }
     }
 
@@ -401,12 +440,19 @@ impl World {
                 self.node_of(&judged)
             ),
         };
+        let why = match conviction.scores.is_empty() {
+            true => why,
+            false => format!("its contribution to round {round} raises the loss, as others did before"),
+        };
         self.convicted.entry(node).or_insert((now, why));
         if !self.ever_lied(node) {
             self.violated(
                 "honest-convicted",
                 format!("node {node} is {standing:?} and never lied: {conviction:?}"),
             );
+        }
+        if !conviction.scores.is_empty() {
+            return self.check_harm(node, of);
         }
         let missing = conviction
             .findings

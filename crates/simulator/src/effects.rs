@@ -73,7 +73,8 @@ impl World {
                 }
                 self.gather(node, ticket);
             }
-            Effect::Replay(author, case) => self.begin_replay(node, author, case),
+            Effect::Replay { author, case, .. } => self.begin_replay(node, author, case),
+            Effect::Score(author, case) => self.begin_scoring(node, author, case),
             Effect::Advance(roots) => self.order_job(node, Job::Advance(roots)),
             Effect::Discard => {
                 if let Some(life) = self.peers[node as usize].life.as_mut() {

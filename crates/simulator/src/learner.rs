@@ -32,6 +32,12 @@ pub trait Learner {
     /// Where the numbers are bad.
     fn loss(&mut self, theta: &[f32]) -> Result<f64, String>;
 
+    /// The mean loss of `weights` on the `step`-th training rows of this share; nothing where it is no number.
+    ///
+    /// # Errors
+    /// Where the rows are bad.
+    fn loss_on(&mut self, weights: &[f32], share: &Share, step: u32) -> Result<Option<f64>, String>;
+
     /// θ's loss, looked at more closely: what a run is judged by.
     ///
     /// # Errors
@@ -151,6 +157,15 @@ impl Learner for Quadratic {
 
     fn loss(&mut self, theta: &[f32]) -> Result<f64, String> {
         Ok(self.distance(theta))
+    }
+
+    /// What the gradients with these rows' noise are those of, and 1, which nothing takes away, as in text.
+    fn loss_on(&mut self, weights: &[f32], share: &Share, step: u32) -> Result<Option<f64>, String> {
+        let rows = share.rows(Purpose::Train, step.into(), self.charter.round.batch.into(), ROWS);
+        let mut random = Random::of(NOISE, &rows);
+        let noise: f64 = weights.iter().map(|w| f64::from(w * random.bell())).sum();
+        let loss = 1.0 + self.distance(weights) + f64::from(self.noise) * noise / weights.len() as f64;
+        Ok(Some(loss).filter(|loss| loss.is_finite()))
     }
 
     fn save(&self) -> Vec<u8> {

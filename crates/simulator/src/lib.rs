@@ -27,6 +27,7 @@ mod random;
 mod report;
 mod rounds;
 mod scenario;
+mod scoring;
 mod shrink;
 mod start;
 mod svg;

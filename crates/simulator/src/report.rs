@@ -10,8 +10,21 @@ use crate::{
 };
 use atoll_ledger::{Outcome, Peer, RoundRecord};
 use atoll_outer::attack::Liar;
-use atoll_protocol::{CheckReason, Hash, PeerId, Round, transaction::Unfit};
+use atoll_protocol::{CheckReason, Hash, LossChange, PeerId, Round, transaction::Unfit};
 use std::collections::BTreeMap;
+
+/// What a contribution was found to do to the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scored {
+    /// Whose.
+    pub node: u32,
+    /// To which round.
+    pub round: Round,
+    /// What it does.
+    pub change: LossChange,
+    /// Whether a jury found harm.
+    pub harmful: bool,
+}
 
 /// A run that is over.
 #[derive(Debug, Clone)]
@@ -40,6 +53,8 @@ pub struct Report {
     pub convicted: BTreeMap<u32, (Round, String)>,
     /// Of everyone that did not serve what it started from: while which round was under way, and for which.
     pub unserved: BTreeMap<u32, (Round, String)>,
+    /// What contributions were found to do to the loss, in the order in which that was known.
+    pub scores: Vec<Scored>,
     /// Who signed two statements, and in which round that was known.
     pub excluded: BTreeMap<u32, Round>,
     /// What the ledger remembers of each node that ever joined, at the end.
@@ -202,6 +217,7 @@ impl World {
             peers: self.peers.iter().map(|peer| peer.id).collect(),
             convicted: self.convicted,
             unserved: self.unserved,
+            scores: self.scores,
             excluded: self.excluded,
             wanted: self.trace.wanted,
             views_lost: self.order.views_lost,

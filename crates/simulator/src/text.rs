@@ -260,6 +260,19 @@ impl Learner for Llama {
         self.held_out(HELD_OUT[0])
     }
 
+    fn loss_on(&mut self, weights: &[f32], share: &Share, step: u32) -> Result<Option<f64>, String> {
+        self.learner.write(weights).map_err(|error| error.to_string())?;
+        let rules = &self.charter.round;
+        let all = self.dataset.rows(Split::Train, rules.sequence);
+        let rows = share.rows(Purpose::Train, step.into(), rules.batch.into(), all);
+        let batch = self.dataset.batch(Split::Train, &rows, rules.sequence);
+        match self.learner.evaluate(&batch.map_err(|error| error.to_string())?) {
+            Ok((nats, tokens)) => Ok(Some(nats / tokens.max(1) as f64)),
+            Err(LearnError::NotFinite { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     fn final_loss(&mut self, theta: &[f32]) -> Result<f64, String> {
         self.learner.write(theta).map_err(|error| error.to_string())?;
         self.held_out(HELD_OUT[1])

@@ -28,7 +28,7 @@ pub struct Row {
 }
 
 /// What a machine wanted, by kind.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "submit",
     "train",
     "abort",
@@ -45,6 +45,7 @@ pub const KINDS: [&str; 16] = [
     "broken",
     "merge-failed",
     "replay",
+    "score",
 ];
 
 fn kind_of(effect: &Effect) -> usize {
@@ -64,7 +65,8 @@ fn kind_of(effect: &Effect) -> usize {
         Effect::Notice(Notice::Diverged { .. }) => 12,
         Effect::Notice(Notice::Broken(_)) => 13,
         Effect::Notice(Notice::MergeFailed { .. }) => 14,
-        Effect::Replay(..) => 15,
+        Effect::Replay { .. } => 15,
+        Effect::Score(..) => 16,
     }
 }
 
@@ -170,6 +172,8 @@ impl Trace {
             Input::Timer(Timer::LastCheck(round)) => self.note(at, node, 14, &round.0.to_le_bytes()),
             Input::Leave => self.note(at, node, 13, &[]),
             Input::Replayed { round, .. } => self.note(at, node, 15, &round.0.to_le_bytes()),
+            Input::Scored { round, .. } => self.note(at, node, 16, &round.0.to_le_bytes()),
+            Input::Appeal(reason) => self.note(at, node, 17, reason.as_bytes()),
         }
     }
 

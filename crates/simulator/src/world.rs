@@ -12,11 +12,13 @@ use crate::{
     peer::{Cut, Disk, Fault, Peer, Saved, Slow, Stored},
     queue::Queue,
     random::Random,
+    report::Scored,
     scenario::{self, Deed, Scenario},
+    scoring::Measured,
     trace::Trace,
     transfers::{Transfers, Wake},
 };
-use atoll_ledger::{Roots, State};
+use atoll_ledger::{Roots, Scoring, State};
 use atoll_node::{Effect, Input, Node, Timer};
 use atoll_outer::{ErrorFeedback, OuterState};
 use atoll_protocol::{Charter, Hash, Keypair, Layout, Millis, PeerId, Round, transaction::SignedTransaction};
@@ -113,6 +115,13 @@ pub(crate) enum Happening {
         life: u32,
         ticket: u64,
     },
+    /// What a contribution does to the loss is measured.
+    Measured {
+        node: u32,
+        life: u32,
+        author: PeerId,
+        case: Box<Scoring>,
+    },
     Tick,
 }
 
@@ -159,6 +168,9 @@ pub struct World {
     pub(crate) convicted: BTreeMap<u32, (Round, String)>,
     /// Who did not serve what it started from, while which round was under way, and for which; the first time.
     pub(crate) unserved: BTreeMap<u32, (Round, String)>,
+    /// What was measured, and what came out of it.
+    pub(crate) measured: Measured,
+    pub(crate) scores: Vec<Scored>,
     /// Who signed two statements, and in which round that was known.
     pub(crate) excluded: BTreeMap<u32, Round>,
     tickets: u64,
@@ -218,6 +230,8 @@ impl World {
             fresh: learner,
             convicted: BTreeMap::new(),
             unserved: BTreeMap::new(),
+            measured: Measured::default(),
+            scores: Vec::new(),
             excluded: BTreeMap::new(),
             tickets: 0,
             effects: Vec::new(),
@@ -358,6 +372,12 @@ impl World {
             Happening::Adopt { node, life, ticket } if self.lives(node, life) => self.adopt(node, ticket),
             Happening::States { node, life, ticket } if self.lives(node, life) => self.fetch_states(node, ticket),
             Happening::Again { node, life, ticket } if self.lives(node, life) => self.made_again(node, ticket),
+            Happening::Measured {
+                node,
+                life,
+                author,
+                case,
+            } if self.lives(node, life) => self.measured(node, author, &case),
             _ => {}
         }
     }

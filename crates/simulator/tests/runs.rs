@@ -48,6 +48,26 @@ fn nobody_honest_is_found_guilty_in_a_thousand_rounds() {
     assert_eq!(report.closed(), 1000);
 }
 
+/// Without anything made again: who harms is out for what it did to the loss, nobody honest for bad luck.
+#[test]
+fn who_does_harm_is_put_out_where_nothing_is_made_again() {
+    for seed in 1..=3 {
+        let report = run(&built_in("harm-8"), seed);
+        holds(&report);
+        assert_eq!(report.barred_honest(), [0u32; 0]);
+        let honest = report.scores.iter().filter(|scored| ![2, 5].contains(&scored.node));
+        assert!(honest.clone().count() > 50 && honest.clone().all(|scored| !scored.harmful));
+    }
+    let mut honest = built_in("harm-8");
+    honest.events.clear();
+    honest.hold.convicted.clear();
+    (honest.rounds, honest.rules.score.share) = (200, 0.5);
+    let report = run(&honest, 4);
+    holds(&report);
+    assert!(report.convicted.is_empty() && report.scores.len() > 600);
+    assert!(report.scores.iter().all(|scored| !scored.harmful));
+}
+
 /// Every liar alone among eight: whoever works otherwise than it says is known, and nobody else is barred.
 #[test]
 fn every_liar_is_known_for_what_it_does() {

@@ -27,6 +27,8 @@ const AUDIT: Audit = Audit {
     tolerance: Nano(20_000_000),
     probation: 50,
 };
+/// Of so many contributions it is measured then what they do to the loss.
+const SCORED: Nano = Nano(125_000_000);
 /// How long nodes of a killed demo may take to end.
 const NODES_END: Duration = Duration::from_secs(20);
 
@@ -164,6 +166,7 @@ async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
     plan.seed = arguments.seed.unwrap_or(plan.seed);
     if !arguments.liars.is_empty() || arguments.audits {
         plan.audit = AUDIT;
+        plan.score.share = SCORED;
     }
     plan.licence = arguments.data.is_none().then(|| corpus::LICENCE.to_string());
     let beginning = found::begin(plan, &corpus, members)?;

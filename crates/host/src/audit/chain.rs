@@ -130,6 +130,23 @@ fn outs(charter: &Charter, round: Round, event: &Event) -> Vec<Out> {
             };
             vec![out(round, peer, what, sentence(charter, peer, conviction))]
         }
+        Event::Scored {
+            round: of,
+            peer,
+            change,
+            by,
+            harmful: true,
+        } => {
+            let why = format!("its contribution to round {of} does harm, as {by} measured: {change}");
+            vec![out(round, peer, "harmful", why)]
+        }
+        Event::Watched { peer, on: true } => {
+            let why = "for what its contributions do to the loss, all of them are looked at from now on";
+            vec![out(round, peer, "watched", why.into())]
+        }
+        Event::Appealed { peer, reason, .. } => {
+            vec![out(round, peer, "objects", format!("in its own words: {reason}"))]
+        }
         Event::RoundEnded(record) => {
             let refused = record.refused.iter();
             let refused = refused.map(|entry| out(record.round, &entry.peer, "refused", entry.reason.to_string()));

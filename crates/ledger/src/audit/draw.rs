@@ -74,7 +74,7 @@ impl State {
         });
     }
 
-    fn is_founded(&self, peer: &PeerId) -> bool {
+    pub(crate) fn is_founded(&self, peer: &PeerId) -> bool {
         let known = self.core().peers.get(peer);
         known.is_some_and(|known| known.unfounded < UNFOUNDED_MAX)
     }
@@ -153,18 +153,24 @@ impl State {
         let Some(known) = known.filter(|known| known.standing == Standing::Active) else {
             return false;
         };
-        known.proven <= audit.newcomer || self.is_below(audit.share, (parent, round, *peer), "drawn")
+        known.proven <= audit.newcomer
+            || self.is_watched(peer)
+            || self.is_below(audit.share, (parent, round, *peer), "drawn")
     }
 
     /// True for this share of all lots.
-    fn is_below(&self, share: Nano, of: (Hash, Round, PeerId), what: &str) -> bool {
+    pub(crate) fn is_below(&self, share: Nano, of: (Hash, Round, PeerId), what: &str) -> bool {
         let ticket = lot(&(self.core().genesis, of, what));
         let below = (u128::from(ticket) * u128::from(Nano::ONE.0)) >> u64::BITS;
         below < u128::from(share.0)
     }
 
     /// Who takes part and fits, in the order of their lots.
-    fn in_order(&self, (parent, round, peer): (Hash, Round, PeerId), fits: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+    pub(crate) fn in_order(
+        &self,
+        (parent, round, peer): (Hash, Round, PeerId),
+        fits: impl Fn(&PeerId) -> bool,
+    ) -> Vec<PeerId> {
         let genesis = self.core().genesis;
         let mut lots: Vec<(u64, PeerId)> = (self.active().into_iter())
             .filter(|other| fits(other))

@@ -78,6 +78,7 @@ impl Charter {
         self.compression.validate()?;
         self.robust.validate(self.members.len())?;
         self.audit.validate(self.round.retention)?;
+        self.score.validate(self.round.retention, self.audit.kept())?;
         self.deadlines.validate()?;
         self.validate_members()
     }

@@ -3,7 +3,7 @@
 use super::Scenario;
 use crate::random::Random;
 use atoll_protocol::{
-    Audit, Charter, Hash, InnerSteps, Keypair, Millis, Nano, Robust,
+    Audit, Charter, Hash, InnerSteps, Keypair, Millis, Nano, Robust, Score,
     charter::{Codec, Compression, Deadlines, Model, OuterOptimizer, Overlap},
     tiny_charter,
 };
@@ -87,6 +87,11 @@ pub(crate) fn charter(scenario: &Scenario, seed: u64, theta: Hash) -> Charter {
         probation: rules.audit.probation,
         tolerance: Nano((rules.audit.tolerance * 1e9) as u64),
         ..Audit::NONE
+    };
+    charter.score = Score {
+        share: Nano((rules.score.share * 1e9) as u64),
+        scorers: rules.score.scorers,
+        harm: Nano((rules.score.harm * 1e9) as u64),
     };
     charter.deadlines = Deadlines {
         grace,

@@ -99,6 +99,30 @@ pub struct Rules {
     pub robust: String,
     /// Whether and how contributions are made again.
     pub audit: Audit,
+    /// Whether and how it is measured what contributions do to the loss.
+    pub score: Score,
+}
+
+/// How contributions are measured; not at all by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Score {
+    /// Share of merged contributions.
+    pub share: f64,
+    /// How many measure each.
+    pub scorers: u32,
+    /// From which rise of the loss on it is harm.
+    pub harm: f64,
+}
+
+impl Default for Score {
+    fn default() -> Self {
+        Self {
+            share: 0.0,
+            scorers: 3,
+            harm: 0.005,
+        }
+    }
 }
 
 /// How contributions are made again; nothing by default.
@@ -144,6 +168,7 @@ impl Default for Rules {
             deviations: 0,
             robust: String::new(),
             audit: Audit::default(),
+            score: Score::default(),
         }
     }
 }

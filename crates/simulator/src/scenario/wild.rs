@@ -2,7 +2,8 @@
 //! What no one thought of is found here first.
 
 use super::{
-    Audit, Churn, Clock, Deed, Disk, Event, Hold, Learner, Line, Order, Rules, Scenario, Storm, default_virtual_s_max,
+    Audit, Churn, Clock, Deed, Disk, Event, Hold, Learner, Line, Order, Rules, Scenario, Score, Storm,
+    default_virtual_s_max,
 };
 use crate::random::Random;
 use atoll_outer::attack::Liar;
@@ -98,6 +99,11 @@ impl Scenario {
             window,
             probation: random.within(1, 8) as u32,
             tolerance: if random.chance(0.5) { 0.0 } else { 0.1 * random.unit() },
+        };
+        self.rules.score = Score {
+            share: if random.chance(0.5) { random.unit() } else { 0.0 },
+            scorers: random.within(1, 5) as u32,
+            ..Score::default()
         };
         let rules = ["", "mean gates", "geometric-median clip gates", "krum gates"];
         self.rules.robust = rules[random.below(4) as usize].into();

@@ -1,0 +1,59 @@
+//! Objections to verdicts, kept on the ledger for people to decide.
+
+use crate::{Event, Refusal, State};
+use alloc::{string::String, vec::Vec};
+use atoll_protocol::{PeerId, Round, limits::APPEAL_BYTES_MAX};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// What a peer said against the last verdict on it.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Appeal {
+    /// The round of the contribution that was judged.
+    pub round: Round,
+    /// Its author.
+    pub judged: PeerId,
+    /// The round in which it was said.
+    pub said_in: Round,
+    /// Why, in its words.
+    pub reason: String,
+}
+
+impl State {
+    /// One objection to each verdict, of whoever it is about; also of who is out.
+    pub(crate) fn appeal(
+        &mut self,
+        peer: PeerId,
+        round: Round,
+        reason: &str,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Refusal> {
+        let verdict = self.core().audits.convictions.get(&peer);
+        let earlier = self.core().appeals.get(&peer);
+        let open = verdict.filter(|verdict| {
+            let said = |appeal: &Appeal| (appeal.round, appeal.judged) == (verdict.round, verdict.judged);
+            verdict.round == round && !earlier.is_some_and(said)
+        });
+        let Some(judged) = open.map(|verdict| verdict.judged) else {
+            return Err(Refusal::NoVerdict { peer, round });
+        };
+        if !(1..=APPEAL_BYTES_MAX).contains(&reason.len()) {
+            return Err(Refusal::Reason {
+                got: reason.len(),
+                max: APPEAL_BYTES_MAX,
+            });
+        }
+        let appeal = Appeal {
+            round,
+            judged,
+            said_in: self.round().number,
+            reason: reason.into(),
+        };
+        self.core_mut().appeals.insert(peer, appeal);
+        events.push(Event::Appealed {
+            peer,
+            round,
+            reason: reason.into(),
+        });
+        Ok(())
+    }
+}
