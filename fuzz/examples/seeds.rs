@@ -1,11 +1,11 @@
 //! Writes the seed corpora: one valid input of every kind.
 
-use atoll_fuzz::{BASE, charter, codecs, run};
+use atoll_fuzz::{BASE, charter, codecs, keys, run, signed};
 use atoll_outer::{
-    ErrorFeedback,
+    ErrorFeedback, OwnState,
     robust::{Gram, judge::Matrix},
 };
-use atoll_protocol::{Nano, charter::Codec, encode};
+use atoll_protocol::{Action, Finding, LossChange, Nano, Round, charter::Codec, encode};
 use std::{fs, io, path::Path};
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -14,12 +14,37 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::write(folder.join(name), bytes)
 }
 
+/// What is said when others' contributions are looked at, and against it.
+fn said_of_others() -> [Action; 3] {
+    let (round, peer) = (Round(1), keys()[1].peer());
+    [
+        Action::Verdict {
+            round,
+            peer,
+            finding: Finding::Apart { billionths: 7 },
+        },
+        Action::Score {
+            round,
+            peer,
+            change: LossChange { own: -7, random: 5 },
+        },
+        Action::Appeal {
+            round,
+            reason: "no".into(),
+        },
+    ]
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     write("charter", "valid", &encode(&charter()))?;
     for (_, block) in run() {
         let kind = block.transactions[0].body.action.kind().replace(' ', "_");
         write("block", &kind, &encode(&block))?;
         write("transaction", &kind, &encode(&block.transactions[0]))?;
+    }
+    for action in said_of_others() {
+        let kind = action.kind();
+        write("transaction", kind, &encode(&signed(0, action)))?;
     }
     for (codec, layout) in codecs() {
         let name = match codec {
@@ -34,6 +59,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let encoded = feedback.contribute(values, &codec, (&layout, &BASE), None)?;
         write("contribution", name, &encoded.blob)?;
         write("feedback", name, &feedback.to_bytes())?;
+        let (sum, moments) = (feedback.to_bytes(), vec![7; 24]);
+        let state = OwnState::new(&charter(), Round(1), (sum, moments), &vec![0.5; layout.parameters]);
+        write("own_state", name, &state.to_bytes())?;
     }
     let matrix = Matrix {
         replicas: vec![0, 2],

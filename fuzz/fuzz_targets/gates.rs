@@ -23,7 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
         if value.is_finite() { value } else { 0.0 }
     });
     let mut next = || (0..size).map(|_| values.next().unwrap_or(1.0)).collect::<Vec<f64>>();
-    let grams: Vec<Gram> = (0..=tensors % 3).filter_map(|_| Gram::from_lower(count, next())).collect();
+    let grams: Vec<Gram> = (0..=tensors % 3)
+        .filter_map(|_| Gram::from_lower(count, next()))
+        .collect();
     let rules = Robust {
         rule: Weighing::ALL[usize::from(*rule) % Weighing::ALL.len()],
         mixing: flags & 1 != 0,
@@ -41,11 +43,20 @@ fuzz_target!(|bytes: &[u8]| {
     let judged = judge(&grams, &candidates, usual, &rules);
     assert_eq!(judged.shares.len(), count);
     for out in &judged.unfit {
-        assert_eq!(judged.shares[usize::from(out.replica)].weight, Nano(0), "{out:?} counts");
+        assert_eq!(
+            judged.shares[usize::from(out.replica)].weight,
+            Nano(0),
+            "{out:?} counts"
+        );
     }
     assert!(judged.unfit.len() <= count);
     for share in &judged.shares {
-        assert!(share.factors.iter().all(|factor| factor.is_finite() && (0.0..=1.0).contains(factor)));
+        assert!(
+            share
+                .factors
+                .iter()
+                .all(|factor| factor.is_finite() && (0.0..=1.0).contains(factor))
+        );
     }
     assert_eq!(judge(&grams, &candidates, usual, &rules).shares, judged.shares);
 });
