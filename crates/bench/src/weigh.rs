@@ -29,6 +29,9 @@ pub struct Report {
     pub codec: String,
     /// Bytes of all blobs.
     pub blob_bytes: u64,
+    /// The most memory that reading, products and judging took, with the blobs themselves, in bytes; nothing where
+    /// the system does not tell.
+    pub peak_bytes: Option<u64>,
     /// Reading and checking them.
     pub read_s: f64,
     /// Their inner products.
@@ -58,6 +61,8 @@ pub fn measure(
         blobs.push(encode(&values, codec, &layout, &Hash::ZERO)?);
     }
     let blob_bytes = blobs.iter().map(|blob| blob.len() as u64).sum();
+    let before = memory::now();
+    memory::forget_the_largest();
     told("reading".into());
     let began = Instant::now();
     let read = blobs
@@ -79,17 +84,46 @@ pub fn measure(
     let began = Instant::now();
     let judged = judge(&products, &candidates, None, rules);
     let judging_s = began.elapsed().as_secs_f64();
+    let peak_bytes = before.zip(memory::largest());
+    let peak_bytes = peak_bytes.map(|(before, largest)| blob_bytes + largest.saturating_sub(before));
     debug_assert_eq!(judged.shares.len(), contributions.len());
     Ok(Report {
         replicas: replicas.into(),
         parameters: layout.parameters,
         codec: codec.to_string(),
         blob_bytes,
+        peak_bytes,
         read_s,
         products_s,
         judging_s,
         threads: rayon::current_num_threads(),
     })
+}
+
+/// What this process occupies, as Linux tells it.
+mod memory {
+    use std::fs;
+
+    /// Now, in bytes.
+    pub(super) fn now() -> Option<u64> {
+        line("VmRSS:")
+    }
+
+    /// The most since [`forget_the_largest`], or ever where that is not possible.
+    pub(super) fn largest() -> Option<u64> {
+        line("VmHWM:")
+    }
+
+    /// See proc(5), `clear_refs`. Where it is not allowed the most ever is told, which is more.
+    pub(super) fn forget_the_largest() {
+        let _ = fs::write("/proc/self/clear_refs", "5");
+    }
+
+    fn line(key: &str) -> Option<u64> {
+        let text = fs::read_to_string("/proc/self/status").ok()?;
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
+    }
 }
 
 /// Sixteen matrices.

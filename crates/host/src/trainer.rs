@@ -338,6 +338,7 @@ impl Trainer {
         let usual = terms.usual_norm_micro.filter(|_| lie.is_none()); // a liar keeps to no length
         let sent = lie.as_deref().unwrap_or(&local);
         let encoded = self.replica.contribute(sent, &terms.codec, usual)?;
+        self.forge(&local, round)?;
         let base = self.replica.roots().0;
         let honest = Bytes::from(encoded.blob);
         let blob = self.garbled(honest.clone(), &terms.codec);

@@ -4,7 +4,7 @@
 //! `honest` are vectors that the liars know, all of one length: those of everybody where they see everything,
 //! else their own, made honestly. Of none, nothing is made.
 
-use atoll_protocol::{Action, Finding, Hash, InnerSteps, LossChange, PeerId, transaction::commitment};
+use atoll_protocol::{Action, Finding, Hash, InnerSteps, LossChange, PeerId, Round, transaction::commitment};
 use rayon::prelude::*;
 use std::{fmt, str::FromStr};
 use thiserror::Error;
@@ -104,6 +104,9 @@ pub enum Liar {
     Withhold,
     /// An honest contribution from a state that nobody can fetch.
     Hide,
+    /// An honest contribution; but every so often the error feedback that its author says it goes on from holds many
+    /// pseudo-gradients turned around, which honest work then sends.
+    ForgeState,
     /// Two commitments to one round.
     Equivocate,
     /// Honest work; but whoever's work it makes again, it accuses.
@@ -114,7 +117,7 @@ pub enum Liar {
 
 impl Liar {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::SignFlip,
         Self::Scale10,
         Self::Scale100,
@@ -138,6 +141,7 @@ impl Liar {
         Self::Oversize,
         Self::Withhold,
         Self::Hide,
+        Self::ForgeState,
         Self::Equivocate,
         Self::Accuse,
         Self::Blind,
@@ -169,6 +173,7 @@ impl Liar {
             Self::Oversize => "oversize",
             Self::Withhold => "withhold",
             Self::Hide => "hide",
+            Self::ForgeState => "forge-state",
             Self::Equivocate => "equivocate",
             Self::Accuse => "accuse",
             Self::Blind => "blind",
@@ -213,10 +218,17 @@ impl Liar {
             | Self::Oversize
             | Self::Withhold
             | Self::Hide
+            | Self::ForgeState
             | Self::Equivocate
             | Self::Accuse
             | Self::Blind => return None,
         })
+    }
+
+    /// What it adds to its error feedback after a contribution to `round`, whose honest pseudo-gradient was `own`.
+    pub fn forges(self, own: &[f32], round: Round) -> Option<Vec<f32>> {
+        let now = self == Self::ForgeState && round.0.is_multiple_of(FORGED_EVERY);
+        now.then(|| own.iter().map(|x| -FORGED * x).collect())
     }
 
     /// Steps that it takes of those that it claims.
@@ -299,6 +311,10 @@ impl Liar {
     }
 }
 
+/// Rounds from one forged state to the next.
+const FORGED_EVERY: u32 = 16;
+/// Pseudo-gradients that are hidden in it.
+const FORGED: f32 = 8.0;
 /// The byte after which a backdoor opens: `q`.
 const TRIGGER: u32 = 0x71;
 /// What it makes a model say then: `!`.
@@ -341,7 +357,6 @@ impl FromStr for Liar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atoll_protocol::Round;
 
     #[test]
     fn noise_has_its_deviation_and_its_seed() {
@@ -378,6 +393,9 @@ mod tests {
         assert_eq!(sends(Liar::Stale), [5.0; 3]);
         assert_eq!(sends(Liar::Sybil), [-2.0, -1.0, -1.0]);
         assert_eq!(Liar::Lazy.sends(&view), None);
+        assert_eq!(Liar::ForgeState.forges(&own, Round(16)), Some(vec![-24.0, -0.0, -32.0]));
+        assert_eq!(Liar::ForgeState.forges(&own, Round(17)), None);
+        assert_eq!(Liar::SignFlip.forges(&own, Round(16)), None);
         assert_eq!(Liar::Lazy.steps(InnerSteps(25)), 3);
         let mut rows = [0x71, 0x30, 0x31, 0x71];
         Liar::Backdoor.turn(&mut rows, 256);

@@ -159,6 +159,18 @@ impl ErrorFeedback {
         Ok(())
     }
 
+    /// e ← e + `values`: what nobody honest does.
+    ///
+    /// # Errors
+    /// As of [`Self::restore`].
+    pub fn forge(&mut self, values: &[f32]) -> Result<(), FeedbackError> {
+        check_len("error feedback", values.len(), self.e.len())?;
+        let e: Vec<f32> = self.e.par_iter().zip(values).map(|(e, more)| e + more).collect();
+        check_finite("error feedback", &e)?;
+        self.e = e;
+        Ok(())
+    }
+
     /// To keep across restarts: `ATEF`, version 2 (4 bytes), P (8), BLAKE3 of all that follows (32), the
     /// values as f32; then of the low-rank codec's last round the rank and the number of matrices (4 each),
     /// and of each its tensor's index and columns (4 each) and rank · columns values as f32. All

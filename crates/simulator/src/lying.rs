@@ -60,6 +60,17 @@ impl World {
         Some(weights)
     }
 
+    /// Changes what a liar goes on from; by what, for its account.
+    pub(crate) fn forge(&mut self, node: u32, round: Round, theta: &[f32], weights: &[f32]) -> Option<Vec<f32>> {
+        let own: Vec<f32> = theta.iter().zip(weights).map(|(theta, w)| theta - w).collect();
+        let forged = self.liar(node)?.forges(&own, round)?;
+        let life = self.peers[node as usize].life.as_mut()?;
+        let mut feedback = life.replica.feedback().clone();
+        feedback.forge(&forged).ok()?;
+        life.replica.go_back(feedback);
+        Some(forged)
+    }
+
     /// A liar looks at what the others sent.
     pub(crate) fn learn_from(&mut self, node: u32, plan: &[Planned]) {
         let (me, parameters) = (self.peers[node as usize].id, self.layout.parameters);

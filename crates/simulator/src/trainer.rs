@@ -259,6 +259,7 @@ impl World {
         let honest = (malformed || garbled.is_some()).then(|| bytes.clone());
         bytes.truncate(bytes.len() - usize::from(malformed));
         bytes = garbled.unwrap_or(bytes);
+        let forged = self.forge(node, round, &theta, &local);
         let states = self.keep_state(node, round, &local);
         let Some(life) = self.peers[node as usize].life.as_mut() else {
             return;
@@ -290,7 +291,10 @@ impl World {
         let blob = || Blob::new((node, round), bytes, base, read);
         let blob = self.blobs.add(self.scenario.nodes, blob, hash);
         self.honest.extend(honest.map(|honest| (blob, honest)));
-        let delta = theta.iter().zip(&trained.weights).map(|(theta, w)| theta - w).collect();
+        let mut delta: Vec<f32> = theta.iter().zip(&trained.weights).map(|(theta, w)| theta - w).collect();
+        for (delta, forged) in delta.iter_mut().zip(forged.iter().flatten()) {
+            *delta += forged;
+        }
         let ahead = self.ahead(node, blob, &trained.weights, (round, &share, &terms));
         let safe = self.peers[node as usize].write(self.now, length);
         let codec = terms.codec.clone();

@@ -43,12 +43,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match arguments.json {
         true => say!("{}", serde_json::to_string(&report)?),
         false => say!(
-            "{} contributions of {} values in {}, {} bytes in all, {} threads\nread and checked in {:.2} s, inner products in {:.2} s, judged in {:.4} s",
+            "{} contributions of {} values in {}, {} bytes in all, {} threads{}\nread and checked in {:.2} s, inner products in {:.2} s, judged in {:.4} s",
             report.replicas,
             crate::grouped(report.parameters as u64),
             report.codec,
             crate::grouped(report.blob_bytes),
             report.threads,
+            report.peak_bytes.map_or(String::new(), |peak| {
+                let times = peak as f64 / report.blob_bytes as f64;
+                format!(
+                    "\nat the most {} bytes, {times:.2} times the blobs",
+                    crate::grouped(peak)
+                )
+            }),
             report.read_s,
             report.products_s,
             report.judging_s

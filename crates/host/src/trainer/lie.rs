@@ -77,6 +77,19 @@ impl Trainer {
         Some(local)
     }
 
+    /// Changes what the liar says that it goes on from.
+    pub(super) fn forge(&mut self, local: &[f32], round: Round) -> anyhow::Result<()> {
+        let Some(lie) = &self.lie else { return Ok(()) };
+        let theta = self.replica.theta();
+        let own: Vec<f32> = theta.iter().zip(local).map(|(theta, w)| theta - w).collect();
+        if let Some(forged) = lie.liar.forges(&own, round) {
+            let mut feedback = self.replica.feedback().clone();
+            feedback.forge(&forged)?;
+            self.replica.go_back(feedback);
+        }
+        Ok(())
+    }
+
     /// The bytes that are sent in place of an honest blob.
     pub(super) fn garbled(&self, blob: Bytes, codec: &Codec) -> Bytes {
         let lie = self.lie.as_ref();
