@@ -1,7 +1,7 @@
 //! Contributions made again: the states that nodes keep for it, their way to whoever asks, and what comes out.
 //!
-//! What comes out of a case is computed once and is the same for all who make it; the time that it takes, and the
-//! way of what it needs, is everybody's own.
+//! What comes out of a case is computed once and is the same for all who make it, unless machines compute apart; the
+//! time that it takes, and the way of what it needs, is everybody's own.
 
 use crate::{
     clock::Micros,
@@ -38,7 +38,8 @@ pub(crate) struct Replays {
     drawn: BTreeMap<(Round, PeerId), Case>,
     /// Everything that was ever measured, as it was.
     scored: BTreeMap<(Round, PeerId), Scoring>,
-    found: BTreeMap<(Round, PeerId), Finding>,
+    /// What comes out on whose machine; on nobody's where all compute the same.
+    found: BTreeMap<(Round, PeerId, Option<u32>), Finding>,
 }
 
 /// One that a node is at.
@@ -265,7 +266,7 @@ impl World {
         else {
             return;
         };
-        match self.finding(author, &case) {
+        match self.finding(author, &case, Some(node)) {
             Ok(finding) => self.replayed(node, ticket, finding),
             Err(error) => self.violated(
                 "audit",
@@ -293,18 +294,19 @@ impl World {
         );
     }
 
-    /// What comes out when a case is made again.
-    fn finding(&mut self, author: PeerId, case: &Case) -> Result<Finding, String> {
-        let key = (case.worked.last.reveal.round, author);
+    /// What comes out when a case is made again on this node's machine, or on one that nobody has.
+    fn finding(&mut self, author: PeerId, case: &Case, on: Option<u32>) -> Result<Finding, String> {
+        let on = on.filter(|_| self.scenario.learner.apart > 0.0);
+        let key = (case.worked.last.reveal.round, author, on);
         if let Some(found) = self.replays.found.get(&key) {
             return Ok(*found);
         }
-        let found = self.compute(&case.worked)?;
+        let found = self.compute(&case.worked, on)?;
         self.replays.found.insert(key, found);
         Ok(found)
     }
 
-    fn compute(&self, worked: &Worked) -> Result<Finding, String> {
+    fn compute(&self, worked: &Worked, on: Option<u32>) -> Result<Finding, String> {
         let nothing = Finding::Apart { billionths: u64::MAX };
         let (last, before) = (&worked.last, worked.before.as_ref());
         let unknown = || "its rows are not known any more".to_string();
@@ -339,7 +341,7 @@ impl World {
                 .transpose()?,
         };
         let mut others = Others {
-            learner: self.task.learner(&self.charter)?,
+            learner: self.learner_of(on)?,
             fresh: &self.fresh,
             worked,
         };
@@ -462,7 +464,7 @@ impl World {
             return; // it hid what it started from, time after time
         }
         let (case, liar) = (self.replays.drawn.get(&of).cloned(), self.liar(node));
-        let found = case.map(|case| self.finding(judged, &case));
+        let found = case.map(|case| self.finding(judged, &case, None));
         let holds = match found {
             Some(Ok(finding)) if peer == judged => self.charter.audit.fails(finding),
             // it accused what is right, or passed what is wrong

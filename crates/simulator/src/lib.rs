@@ -15,6 +15,7 @@ mod clock;
 mod effects;
 mod failure;
 mod faults;
+mod hardware;
 mod invariants;
 mod learner;
 mod link;

@@ -19,12 +19,12 @@ impl World {
         let height = self.peers[node as usize].disk.height;
         let state = self.order.state_at(height).clone();
         let (theta, holds) = self.theta_on_disk(node, &state);
+        let learner = self.learner_of(Some(node));
         let peer = &mut self.peers[node as usize];
         if peer.life.is_some() {
             return; // it was on already
         }
         let saved = &peer.disk.saved;
-        let learner = self.task.learner(&self.charter);
         let learner = learner.and_then(|mut learner| learner.restore(&saved.learner).map(|()| learner));
         let learner = match learner {
             Ok(learner) => learner,

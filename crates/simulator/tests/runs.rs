@@ -68,6 +68,16 @@ fn who_does_harm_is_put_out_where_nothing_is_made_again() {
     assert!(report.scores.iter().all(|scored| !scored.harmful));
 }
 
+/// Every machine computes a little apart from every other: who lies is known all the same, and nobody else is.
+#[test]
+fn machines_that_compute_apart_are_no_liars() {
+    for seed in 1..=3 {
+        let report = run(&built_in("other-machines"), seed);
+        holds(&report);
+        assert_eq!(report.barred_honest(), [0u32; 0], "{:?}", report.convicted);
+    }
+}
+
 /// Every liar alone among eight: whoever works otherwise than it says is known, and nobody else is barred.
 #[test]
 fn every_liar_is_known_for_what_it_does() {

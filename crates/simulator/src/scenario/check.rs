@@ -197,6 +197,7 @@ impl Scenario {
             }
         }
         within("rules.audit.tolerance", self.rules.audit.tolerance, 0.0, 1.0)?;
+        within("learner.apart", self.learner.apart, 0.0, 1.0)?;
         within("rules.score.share", self.rules.score.share, 0.0, 1.0)?;
         within("rules.score.harm", self.rules.score.harm, 0.0, 1.0)?;
         within("rules.audit.share", self.rules.audit.share, 0.0, 1.0)?;

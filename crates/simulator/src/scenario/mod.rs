@@ -185,6 +185,8 @@ pub struct Learner {
     pub step_ms: Range,
     /// Milliseconds of a merge or a checkpoint.
     pub merge_ms: Range,
+    /// How far apart two machines come with the same steps, about, as a share of what these move.
+    pub apart: f64,
 }
 
 impl Default for Learner {
@@ -194,6 +196,7 @@ impl Default for Learner {
             noise: 0.05,
             step_ms: [300, 700],
             merge_ms: [20, 200],
+            apart: 0.0,
         }
     }
 }

@@ -29,6 +29,7 @@ impl Scenario {
                 noise: 0.05,
                 step_ms: range(random, 50, 3_000),
                 merge_ms: range(random, 5, 3_000),
+                apart: 0.0,
             },
             link: line(random),
             disk: Disk {
@@ -100,6 +101,8 @@ impl Scenario {
             probation: random.within(1, 8) as u32,
             tolerance: if random.chance(0.5) { 0.0 } else { 0.1 * random.unit() },
         };
+        // what two machines come to lies some one and a half times as far apart, and so does what they send
+        self.learner.apart = 0.1 * self.rules.audit.tolerance;
         self.rules.score = Score {
             share: if random.chance(0.5) { random.unit() } else { 0.0 },
             scorers: random.within(1, 5) as u32,
