@@ -94,8 +94,10 @@ fn print(value: &Value) {
             peer["name"].as_str().unwrap_or("-"),
             peer["standing"].as_str().unwrap_or("-"),
         );
+        let back = peer["back_in_round"].as_u64();
+        let back = back.map_or(String::new(), |round| format!(" until round {round}"));
         say!(
-            "  {name:<11} {standing}, merged in {} rounds, {} tokens{}",
+            "  {name:<11} {standing}{back}, merged in {} rounds, {} tokens{}",
             peer["rounds_merged"],
             peer["tokens"],
             effect(&peer["loss"])

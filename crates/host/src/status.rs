@@ -3,7 +3,7 @@
 
 use crate::{charter_file, folder::Folder, record, report};
 use anyhow::{Context as _, bail};
-use atoll_ledger::{Event, RoundRecord, State, Window};
+use atoll_ledger::{Event, RoundRecord, Standing, State, Window};
 use atoll_protocol::{Charter, LossChange, MicroNats, Millis, PeerId, Round};
 use serde_json::{Value, json};
 use std::{fs, sync::Arc};
@@ -87,6 +87,16 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
     })
 }
 
+fn word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Active => "active",
+        Standing::Dormant => "dormant",
+        Standing::Left => "left",
+        Standing::Suspended(_) => "suspended",
+        Standing::Excluded => "excluded",
+    }
+}
+
 /// The state of a run for people and programs.
 pub fn describe(charter: &Charter, state: &State) -> Value {
     let (core, round) = (state.core(), state.round());
@@ -94,7 +104,8 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
         json!({
             "name": charter.name_of(id),
             "key": id.to_string(),
-            "standing": format!("{:?}", peer.standing).to_lowercase(),
+            "standing": word(peer.standing),
+            "back_in_round": match peer.standing { Standing::Suspended(back) => Some(back.0), _ => None },
             "rounds_merged": peer.merged,
             "tokens": peer.tokens.0,
             "absent": peer.absent,
