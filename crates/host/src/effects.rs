@@ -211,7 +211,7 @@ impl World {
             self.order(Order::Settle(record.round));
         }
         if self.source.charter.audit.is_on() {
-            let kept = self.source.charter.audit.kept() + 1;
+            let kept = self.source.charter.audit.retention();
             let first = Round(record.round.0.saturating_sub(kept));
             self.source.blobs.collect_states(first).await?;
         }

@@ -22,7 +22,7 @@ mod draw;
 use crate::{Event, LastMerge, Outcome, Planned, Refusal, Roots, RoundRecord, Standing, State, Terms, assign::Share};
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use atoll_protocol::{
-    Finding, Hash, InnerSteps, LossChange, Nano, PeerId, Round,
+    CheckReason, Finding, Hash, InnerSteps, LossChange, Nano, PeerId, Round,
     transaction::{Reveal, States},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -492,11 +492,20 @@ impl State {
     }
 
     fn note_merge(&mut self, record: &RoundRecord, merge: &LastMerge) {
+        let window = self.charter().audit.window;
         let audits = &mut self.core_mut().audits;
         audits.voids.clear();
         for entry in &record.merged {
             if let Some(worked) = audits.works.get_mut(&entry.peer) {
                 worked.last.merged = true;
+            }
+        }
+        // what stands on blobs that may be gone when it is judged, or that nobody can read, nobody could follow
+        let old = |work: &Work| work.reveal.round.0.saturating_add(window) < record.round.0;
+        audits.works.retain(|_, worked| !old(&worked.last));
+        for refused in &record.refused {
+            if refused.reason != CheckReason::Missing {
+                audits.works.remove(&refused.peer);
             }
         }
         for excision in &merge.excisions {

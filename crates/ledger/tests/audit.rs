@@ -3,7 +3,9 @@
 mod world;
 
 use atoll_ledger::{Case, Event, Phase, Refusal, Standing};
-use atoll_protocol::{Action, Audit, Finding, Hash, InnerSteps, Nano, Round, charter::Charter, transaction::States};
+use atoll_protocol::{
+    Action, Audit, CheckReason, Finding, Hash, InnerSteps, Nano, Round, charter::Charter, transaction::States,
+};
 use world::World;
 
 const ALL: [usize; 4] = [0, 1, 2, 3];
@@ -434,4 +436,50 @@ fn what_is_sent_again_after_a_void_round_is_the_same_work() {
         "the rows are those of the void round"
     );
     assert_eq!(worked.before.unwrap().reveal.trained, Round(0));
+}
+
+/// What nobody can read, or is older than what must be kept, nobody could follow: its author goes on from nothing.
+#[test]
+fn whose_work_cannot_be_followed_starts_afresh() {
+    let standing_on = |world: &World, who: usize, opening: Hash| {
+        let mut reveal = world.reveal_of(who);
+        reveal.states.opening = opening;
+        reveal
+    };
+    let malformed = |world: &mut World| {
+        ALL.iter().for_each(|who| world.commit(*who).unwrap());
+        ALL.iter().for_each(|who| world.reveal(*who).unwrap());
+        ALL.iter()
+            .for_each(|who| world.check(*who, &[(2, CheckReason::Malformed)]).unwrap());
+        let number = world.state.round().number;
+        for who in ALL {
+            if world.state.round().number == number {
+                world.root(who, 2).unwrap();
+            }
+        }
+    };
+    let away = |world: &mut World| (2..5).for_each(|theta| world.round(&[0, 1, 3], theta));
+    let missing: fn(&mut World) = |world| world.round(&[0, 1, 3], 2);
+    let table: [(&dyn Fn(&mut World), bool); 3] = [(&malformed, true), (&away, true), (&missing, false)];
+    for (index, (happens, afresh)) in table.into_iter().enumerate() {
+        let mut world = world();
+        world.round(&ALL, 1);
+        let before = world.closing[2];
+        happens(&mut world);
+        let two = world.peer(2);
+        if standing(&world, 2) != Standing::Active {
+            world.say(2, Action::Join { sequence: 1 }).unwrap();
+            world.round(&[0, 1, 3], 9);
+        }
+        assert_eq!(!world.state.core().audits.works.contains_key(&two), afresh, "{index}");
+        ALL.iter().for_each(|who| world.commit(*who).unwrap());
+        let last = if index == 0 { world.closing[2] } else { before };
+        let follows = standing_on(&world, 2, last);
+        let said = world.reveal_this(2, follows);
+        assert_eq!(said.is_err(), afresh, "{index}: {said:?}");
+        if afresh {
+            let afresh = standing_on(&world, 2, Hash::ZERO);
+            world.reveal_this(2, afresh).unwrap();
+        }
+    }
 }

@@ -72,13 +72,19 @@ impl Audit {
         self.window.saturating_mul(4).saturating_add(1)
     }
 
+    /// Rounds for which states and the blobs that they stand on are kept: what is judged stands on what its author
+    /// sent up to a window before, or on nothing.
+    pub fn retention(&self) -> u32 {
+        self.kept().saturating_add(self.window).saturating_add(1)
+    }
+
     /// Of a run that keeps blobs for `retention` rounds; 0 stands for all.
     pub(crate) fn validate(&self, retention: u32) -> Result<(), CharterError> {
         within_nano("audit.share", self.share, Nano(0), Nano::ONE)?;
         within("audit.window", self.window.into(), 1, WINDOW_MAX.into())?;
         within("audit.jury", self.jury.into(), JURY_MIN.into(), JURY_MAX as u64)?;
         within_nano("audit.tolerance", self.tolerance, Nano(0), Nano::ONE)?;
-        let needed = self.kept() + 1;
+        let needed = self.retention();
         match self.is_on() && retention > 0 && retention < needed {
             true => Err(refuse(
                 "round.retention",
@@ -163,10 +169,10 @@ mod tests {
             ..Audit::NONE
         };
         assert!(Audit::NONE.validate(1).is_ok());
-        assert!(audit.validate(0).is_ok() && audit.validate(18).is_ok());
+        assert!(audit.validate(0).is_ok() && audit.validate(22).is_ok());
         assert_eq!(
-            audit.validate(17).unwrap_err().to_string(),
-            "round.retention = 17: audit.window = 4 needs 18 rounds at least, or 0 for all"
+            audit.validate(21).unwrap_err().to_string(),
+            "round.retention = 21: audit.window = 4 needs 22 rounds at least, or 0 for all"
         );
     }
 }

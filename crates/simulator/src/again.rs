@@ -401,7 +401,7 @@ impl World {
                     conviction,
                 } => self.check_conviction(*peer, *standing, conviction),
                 Event::RoundEnded(record) => {
-                    let kept = self.charter.audit.kept() + 1;
+                    let kept = self.charter.audit.retention();
                     let old = |round: &Round| round.0.saturating_add(kept) < record.round.0;
                     self.replays.states.retain(|_, (_, round, _)| !old(round));
                     self.replays.outers.retain(|_, (round, _)| !old(round));

@@ -138,7 +138,7 @@ impl Spec {
                 outer_warmup: 10,
                 robust: self.rule.clone(),
                 audit: if self.audits { AUDIT } else { Audit::default() },
-                retention: 4 * AUDIT.window + 2,
+                retention: 5 * AUDIT.window + 2,
                 checkpoint_every: self.rounds,
                 ..Rules::default()
             },

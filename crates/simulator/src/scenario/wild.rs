@@ -93,7 +93,7 @@ impl Scenario {
     /// Contributions are judged and made again, and some may lie.
     fn audits(&mut self, random: &mut Random) {
         let window = random.within(1, 4) as u32;
-        self.rules.retention = if random.chance(0.5) { 0 } else { 4 * window + 2 };
+        self.rules.retention = if random.chance(0.5) { 0 } else { 5 * window + 2 };
         self.rules.audit = Audit {
             share: random.unit(),
             newcomer: random.below(4) as u32,
