@@ -26,6 +26,7 @@ fn said_of_others() -> [Action; 3] {
         Action::Score {
             round,
             peer,
+            beacon: BASE,
             change: LossChange { own: -7, random: 5 },
         },
         Action::Appeal {

@@ -157,7 +157,7 @@ fn tell(event: &Value) {
             event["round"],
             loss("held_out")
         ),
-        "diverged" | "merge_failed" | "broken" | "skipped" => text("text"),
+        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" => text("text"),
         "done" => "all rounds are done; Ctrl-C stops the node".into(),
         "stopped" => format!(
             "stopped; sent {} and received {} bytes",

@@ -1,25 +1,23 @@
 //! Carries out the node machine's effects against the real world.
 
+mod looking;
+
+use self::looking::Looking;
 use crate::{
     blobs::{Blobs, BlobsError, Keep, Size},
-    merging::{plan_of, state_of},
-    replayer::{Replayer, Task, ToDoAgain, ToScore},
+    merging::plan_of,
     run::now,
     trainer::{Merger, Order, Trainer, Training},
 };
 use anyhow::Context as _;
 use atoll_consensus::{Handle, SubmitError};
 use atoll_learner::data::Dataset;
-use atoll_ledger::{Case, Excision, Outcome, Planned, Refusal, Roots, RoundRecord, Scoring, Terms, Work};
+use atoll_ledger::{Excision, Outcome, Planned, Refusal, Roots, RoundRecord, Terms};
 use atoll_node::{Effect, Input};
-use atoll_outer::{
-    Contribution, OuterState, OwnState, again::Material, attack::Liar, blob_bytes_max, theta_from_bytes,
-};
+use atoll_outer::{Contribution, attack::Liar, blob_bytes_max};
 use atoll_protocol::{
-    Action, Charter, CheckReason, Domain, Finding, Hash, Keypair, Layout, PeerId, Round, Transaction,
-    charter::Codec,
-    limits::VALUE_MAX,
-    transaction::{AheadFrom, Reveal},
+    Action, Charter, CheckReason, Domain, Hash, Keypair, Layout, PeerId, Round, Transaction, charter::Codec,
+    limits::VALUE_MAX, transaction::Reveal,
 };
 use bytes::Bytes;
 use iroh::Endpoint;
@@ -30,21 +28,13 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc as channel, oneshot},
+    sync::{Semaphore, mpsc as channel},
     task::JoinSet,
 };
 
-/// For how long everyone is asked for a replica's state before it counts as missing, at the least.
-const STATE_WAIT: Duration = Duration::from_secs(60);
-/// The most that a state may take, as a multiple of what contributions of its size took of late.
-const STATE_SLACK: u64 = 4;
-/// How often what everybody should have, a θ or a contribution, is asked for to make something again; and how long
-/// between.
-const MATERIAL_TRIES: u32 = 5;
-const MATERIAL_RETRY: Duration = Duration::from_secs(3);
 /// Between two rounds of asking everyone for a blob.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -59,8 +49,7 @@ pub(crate) struct World {
     orders: Option<mpsc::Sender<Order>>,
     trainer: JoinHandle<()>,
     dataset: Arc<Dataset>,
-    /// Makes contributions of others again, from the first that is drawn on.
-    replayer: Option<(mpsc::Sender<Task>, JoinHandle<()>)>,
+    looking: Looking,
     inputs: channel::UnboundedSender<Input>,
     /// Ends the training under way.
     stop_training: Arc<AtomicBool>,
@@ -120,7 +109,7 @@ impl World {
             orders: Some(orders),
             dataset: trainer.dataset(),
             trainer: trainer.spawn(waiting).context("cannot start the trainer thread")?,
-            replayer: None,
+            looking: Looking::new(),
             inputs,
             stop_training: Arc::default(),
             tasks: JoinSet::new(),
@@ -203,6 +192,7 @@ impl World {
     /// A round is over: its fetches end, and its contribution is settled if it was merged.
     pub(crate) async fn round_ended(&mut self, record: &RoundRecord) -> anyhow::Result<()> {
         self.fetches.drain(..).for_each(|fetch| fetch.abort());
+        self.looking.round_ended(record.round);
         self.round = record.round.next();
         if let Outcome::Closed(roots) = record.outcome {
             self.base = roots;
@@ -292,88 +282,6 @@ impl World {
         self.merging = Some(task);
     }
 
-    /// Where contributions of others are made again and measured; made when the first is drawn.
-    fn replayer(&mut self) -> anyhow::Result<mpsc::Sender<Task>> {
-        if let Some((tasks, _)) = &self.replayer {
-            return Ok(tasks.clone());
-        }
-        let (tasks, waiting) = mpsc::channel();
-        let replayer = Replayer {
-            charter: self.source.charter.clone(),
-            layout: self.source.layout.clone(),
-            dataset: self.dataset.clone(),
-            inputs: self.inputs.clone(),
-        };
-        let thread = replayer.spawn(waiting).context("cannot start the replayer thread")?;
-        self.replayer = Some((tasks.clone(), thread));
-        Ok(tasks)
-    }
-
-    /// Fetches what measuring a contribution needs, and hands it to the replayer.
-    fn score(&mut self, author: PeerId, case: Scoring) -> anyhow::Result<()> {
-        let (tasks, source) = (self.replayer()?, self.source.clone());
-        self.tasks.spawn(async move {
-            let (round, blob, bytes) = (case.reveal.round, case.reveal.blob, case.reveal.bytes);
-            let fetched = insistently(|| async {
-                let (providers, keep) = (source.providers(author), Keep::Contribution(round, author));
-                let size = Size::Exactly(bytes.0);
-                let sent = source
-                    .blobs
-                    .fetch(&source.endpoint, &blob, size, &providers, &keep)
-                    .await?;
-                let theta = source.theta_of(round, case.base.theta).await?;
-                Ok((sent, theta))
-            });
-            match fetched.await {
-                Ok((sent, theta)) => {
-                    let _ = tasks.send(Task::Score(Box::new(ToScore {
-                        author,
-                        case,
-                        sent,
-                        theta,
-                    })));
-                }
-                Err(error) => tracing::warn!("a contribution to round {round} cannot be measured here: {error:#}"),
-            }
-        });
-        Ok(())
-    }
-
-    /// Fetches what making a contribution again needs, and hands it to the replayer.
-    fn replay(&mut self, author: PeerId, case: Case, kib_micros: u32) -> anyhow::Result<()> {
-        let tasks = self.replayer()?;
-        let (source, inputs) = (self.source.clone(), self.inputs.clone());
-        self.tasks.spawn(async move {
-            let round = case.worked.last.reveal.round;
-            match insistently(|| source.material(author, &case, kib_micros)).await {
-                Ok(Some((material, sent))) => {
-                    let (closing, asked) = oneshot::channel();
-                    let state = case.worked.last.reveal.states.closing;
-                    let _ = tasks.send(Task::Again(Box::new(ToDoAgain {
-                        author,
-                        case,
-                        material,
-                        sent,
-                        closing,
-                    })));
-                    if let Ok(answer) = asked.await {
-                        let _ = answer.send(source.state(author, round, state, kib_micros).await);
-                    }
-                }
-                Ok(None) => {
-                    let finding = Finding::Missing;
-                    let _ = inputs.send(Input::Replayed {
-                        round,
-                        peer: author,
-                        finding,
-                    });
-                }
-                Err(error) => tracing::warn!("a contribution to round {round} cannot be made again here: {error:#}"),
-            }
-        });
-        Ok(())
-    }
-
     fn stop_merging(&mut self) {
         if let Some(task) = self.merging.take() {
             task.abort();
@@ -398,27 +306,14 @@ impl World {
         self.stop_training.store(true, Ordering::Relaxed);
         self.tasks.shutdown().await;
         self.orders = None;
-        let trainer = self.trainer;
-        let replayer = self.replayer.map(|(_, thread)| thread);
+        let (trainer, lookers) = (self.trainer, self.looking.stop());
         let joined = tokio::task::spawn_blocking(move || {
-            let replayed = replayer.map_or(Ok(()), JoinHandle::join);
-            trainer.join().and(replayed)
+            let looked = lookers.into_iter().map(JoinHandle::join).fold(Ok(()), Result::and);
+            trainer.join().and(looked)
         });
         let joined = joined.await?;
         joined.map_err(|_| anyhow::anyhow!("the trainer thread panicked; its last messages say where"))
     }
-}
-
-/// What everybody should have is asked for several times.
-async fn insistently<T, F: Future<Output = anyhow::Result<T>>>(fetch: impl Fn() -> F) -> anyhow::Result<T> {
-    for _ in 1..MATERIAL_TRIES {
-        match fetch().await {
-            Ok(fetched) => return Ok(fetched),
-            Err(error) => tracing::debug!("what others are to be looked at with: {error:#}"),
-        }
-        tokio::time::sleep(MATERIAL_RETRY).await;
-    }
-    fetch().await
 }
 
 impl Source {
@@ -503,107 +398,6 @@ impl Source {
             Some(root) => (theta, Some(self.insist(root, keep).await)),
             None => (theta, None),
         }
-    }
-
-    /// What making `case` again needs, and what was sent; nothing if its author's state is not to be had.
-    async fn material(
-        &self,
-        author: PeerId,
-        case: &Case,
-        kib_micros: u32,
-    ) -> anyhow::Result<Option<(Material<Bytes>, Bytes)>> {
-        let (last, earlier) = (&case.worked.last, case.worked.before.as_ref());
-        let opening = match last.reveal.states.opening {
-            Hash::ZERO => None,
-            opening => match self.state(author, last.reveal.round, opening, kib_micros).await {
-                Some(state) => Some(state),
-                None => return Ok(None),
-            },
-        };
-        let contribution = |work: &Work| {
-            let (blob, size) = (work.reveal.blob, Size::Exactly(work.reveal.bytes.0));
-            let (providers, keep) = (self.providers(author), Keep::Contribution(work.reveal.round, author));
-            async move { self.blobs.fetch(&self.endpoint, &blob, size, &providers, &keep).await }
-        };
-        let sent = contribution(last).await?;
-        let ahead = last.reveal.ahead.map(|ahead| ahead.from);
-        let wanted = earlier.filter(|earlier| ahead.is_some() || !earlier.merged);
-        let before = match wanted {
-            // what never arrived anywhere only its author has
-            Some(earlier) => match contribution(earlier).await {
-                Ok(blob) => Some(blob),
-                Err(_) => return Ok(None),
-            },
-            None => None,
-        };
-        let base = self.outer(last.reveal.round, last.base).await?;
-        let from_theta = ahead.is_some_and(|from| from != AheadFrom::Own);
-        let before_base = match earlier.filter(|_| from_theta) {
-            Some(earlier) => Some(self.outer(last.reveal.round, earlier.base).await?),
-            None => None,
-        };
-        let material = Material {
-            opening,
-            base,
-            before,
-            before_base,
-        };
-        Ok(Some((material, sent)))
-    }
-
-    /// A replica's own state, from its author or whoever fetched it before; nothing if nobody serves it although
-    /// there was time for it. On a slow link that is long: what was fetched stays, and the next try goes on from
-    /// there; by then the ledger may have given it up.
-    async fn state(&self, author: PeerId, round: Round, state: Hash, kib_micros: u32) -> Option<Bytes> {
-        let most = OwnState::bytes_max(&self.layout);
-        let (providers, keep) = (self.providers(author), Keep::State(round));
-        let usual = Duration::from_micros(
-            (most / 1024)
-                .saturating_mul(kib_micros.into())
-                .saturating_mul(STATE_SLACK),
-        );
-        let begun = Instant::now();
-        loop {
-            let fetched = self
-                .blobs
-                .fetch(&self.endpoint, &state, Size::AtMost(most), &providers, &keep)
-                .await;
-            match fetched {
-                Ok(bytes) => return Some(bytes),
-                Err(error) => tracing::debug!("state of {}: {error}", self.charter.name_of(&author)),
-            }
-            if begun.elapsed() >= usual.max(STATE_WAIT) {
-                return None;
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    /// θ alone of a round that is over.
-    async fn theta_of(&self, round: Round, theta: Hash) -> anyhow::Result<Vec<f32>> {
-        let size = Size::Exactly(4 * self.layout.parameters as u64);
-        let (providers, keep) = (self.charter.keys().collect::<Vec<PeerId>>(), Keep::Theta(round));
-        let bytes = self
-            .blobs
-            .fetch(&self.endpoint, &theta, size, &providers, &keep)
-            .await?;
-        Ok(theta_from_bytes(&bytes, self.layout.parameters)?)
-    }
-
-    /// θ and momentum of a round that is over.
-    async fn outer(&self, round: Round, roots: Roots) -> anyhow::Result<OuterState> {
-        let size = Size::Exactly(4 * self.layout.parameters as u64);
-        let providers: Vec<PeerId> = self.charter.keys().collect();
-        let mut fetched = Vec::new();
-        for root in [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)]
-            .into_iter()
-            .flatten()
-        {
-            let keep = Keep::Theta(round);
-            fetched.push(self.blobs.fetch(&self.endpoint, &root, size, &providers, &keep).await?);
-        }
-        let theta = fetched.first().context("θ has a root")?;
-        state_of(&self.charter, &self.layout, theta, fetched.get(1).map(|bytes| &**bytes))
     }
 
     async fn insist(&self, hash: Hash, keep: &Keep) -> Bytes {

@@ -1,5 +1,6 @@
-//! The thread that makes contributions of others again, and measures what they do, beside the trainer: one at a time,
-//! with a learner of its own, which is made when the first is drawn.
+//! Threads that make contributions of others again, and measure what they do, beside the trainer: one at a time, with
+//! a learner of its own, which is made when the first is drawn. One does the former, one the latter, since the former
+//! waits for what others serve.
 
 use crate::{
     again::{Others, claimed, recipe},
@@ -12,16 +13,20 @@ use atoll_node::Input;
 use atoll_outer::{
     Contribution, OwnState, ScoreRows,
     again::{AgainError, Material, again},
-    loss_change,
+    loss_change, theta_from_bytes,
 };
 use atoll_protocol::{Charter, Finding, Layout, LossChange, PeerId};
 use bytes::Bytes;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
 };
-use tokio::sync::{mpsc as channel, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc as channel, oneshot};
 
 /// What there is to do with a contribution of somebody else.
 pub enum Task {
@@ -39,8 +44,10 @@ pub struct ToScore {
     pub case: Scoring,
     /// What was sent.
     pub sent: Bytes,
-    /// The θ that it was made from.
-    pub theta: Vec<f32>,
+    /// The blob of the θ that it was made from.
+    pub theta: Bytes,
+    /// Held until it is measured: so few are fetched ahead.
+    pub turn: Option<OwnedSemaphorePermit>,
 }
 
 /// One contribution to make again.
@@ -67,14 +74,19 @@ pub struct Replayer {
     pub dataset: Arc<Dataset>,
     /// Where findings go.
     pub inputs: channel::UnboundedSender<Input>,
+    /// Whether the node stops: what waits is not begun then.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Replayer {
     /// Runs until the tasks end.
-    pub fn spawn(self, tasks: mpsc::Receiver<Task>) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name("replayer".into()).spawn(move || {
+    pub fn spawn(self, name: &str, tasks: mpsc::Receiver<Task>) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(name.into()).spawn(move || {
             let mut inner = None;
             for task in tasks {
+                if self.stop.load(Ordering::Relaxed) {
+                    return; // what waits is of no use any more
+                }
                 match self.carry_out(&mut inner, task) {
                     Ok(input) => drop(self.inputs.send(input)), // nobody hears while the node stops
                     Err(error) => tracing::warn!("a contribution could not be looked at: {error:#}"),
@@ -111,9 +123,11 @@ impl Replayer {
             case,
             sent,
             theta,
+            turn,
         } = task;
-        let (round, codec) = (case.reveal.round, &case.assigned.terms.codec);
+        let (round, codec) = (case.reveal.round, &case.codec);
         let measured = || -> anyhow::Result<LossChange> {
+            let theta = theta_from_bytes(&theta, self.layout.parameters)?;
             let contribution = Contribution::read(sent, &self.layout, codec, &case.base.theta)?;
             loss_change(&theta, &contribution, |weights, rows| {
                 let (share, step) = match rows {
@@ -131,11 +145,15 @@ impl Replayer {
                 }
             })
         };
-        let change = measured().with_context(|| format!("measuring what came in round {round}"))?;
+        let change = measured().inspect_err(|error| {
+            tracing::warn!("what came in round {round} cannot be measured here: {error:#}");
+        });
+        drop(turn);
         Ok(Input::Scored {
             round,
             peer: author,
-            change,
+            beacon: case.beacon,
+            change: change.ok(),
         })
     }
 

@@ -219,6 +219,10 @@ pub fn notice(notice: &Notice) -> Value {
             "text": "our merged parameters are not those a quorum agreed on; fetching theirs",
         }),
         Notice::Broken(text) => json!({ "event": "broken", "text": text }),
+        Notice::NoVerdict(_) => json!({
+            "event": "no_verdict",
+            "text": "there is no verdict on this node, or it has objected already: the objection is dropped",
+        }),
         Notice::MergeFailed { round, reason } => {
             json!({ "event": "merge_failed", "round": round.0, "text": reason })
         }

@@ -178,7 +178,7 @@ impl Driven {
         let (told, mut inputs) = channel::unbounded_channel();
         let replayer = self.replayer(told);
         let (tasks, waiting) = mpsc::channel();
-        let thread = replayer.spawn(waiting).unwrap();
+        let thread = replayer.spawn("replayer", waiting).unwrap();
         let worked = Worked {
             last: last.clone(),
             before: before.clone(),
@@ -224,13 +224,14 @@ impl Driven {
         let (told, mut inputs) = channel::unbounded_channel();
         let replayer = self.replayer(told);
         let (tasks, waiting) = mpsc::channel();
-        let thread = replayer.spawn(waiting).unwrap();
+        let thread = replayer.spawn("replayer", waiting).unwrap();
         let task = ToScore {
             author: key(1),
             case: Scoring {
                 reveal: work.reveal.clone(),
                 base: work.base,
-                assigned: work.assigned.clone().unwrap(),
+                share: work.assigned.clone().unwrap().share,
+                codec: work.assigned.clone().unwrap().terms.codec,
                 beacon: Hash([9; 32]),
                 since: Round(0),
                 stage: Stage::First,
@@ -238,14 +239,17 @@ impl Driven {
                 scores: BTreeMap::new(),
             },
             sent,
-            theta: self.outer.theta.clone(),
+            theta: theta_bytes(&self.outer.theta).into(),
+            turn: None,
         };
         tasks.send(Task::Score(Box::new(task))).unwrap();
         drop(tasks);
         let scored = inputs.blocking_recv();
         thread.join().unwrap();
         match scored {
-            Some(Input::Scored { change, .. }) => change,
+            Some(Input::Scored {
+                change: Some(change), ..
+            }) => change,
             other => panic!("{other:?}"),
         }
     }
@@ -256,6 +260,7 @@ impl Driven {
             layout: Arc::new(Layout::of(&self.charter.model)),
             dataset: self.dataset.clone(),
             inputs,
+            stop: Arc::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Objections to verdicts, kept on the ledger for people to decide.
 
-use crate::{Event, Refusal, State};
+use crate::{Conviction, Event, Refusal, State};
 use alloc::{string::String, vec::Vec};
 use atoll_protocol::{PeerId, Round, limits::APPEAL_BYTES_MAX};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -19,6 +19,14 @@ pub struct Appeal {
 }
 
 impl State {
+    /// The last verdict on `peer`, if it has not objected to it.
+    pub fn open_verdict(&self, peer: &PeerId) -> Option<&Conviction> {
+        let verdict = self.core().audits.convictions.get(peer)?;
+        let earlier = self.core().appeals.get(peer);
+        let said = |appeal: &Appeal| (appeal.round, appeal.judged) == (verdict.round, verdict.judged);
+        (!earlier.is_some_and(said)).then_some(verdict)
+    }
+
     /// One objection to each verdict, of whoever it is about; also of who is out.
     pub(crate) fn appeal(
         &mut self,
@@ -27,16 +35,11 @@ impl State {
         reason: &str,
         events: &mut Vec<Event>,
     ) -> Result<(), Refusal> {
-        let verdict = self.core().audits.convictions.get(&peer);
-        let earlier = self.core().appeals.get(&peer);
-        let open = verdict.filter(|verdict| {
-            let said = |appeal: &Appeal| (appeal.round, appeal.judged) == (verdict.round, verdict.judged);
-            verdict.round == round && !earlier.is_some_and(said)
-        });
+        let open = self.open_verdict(&peer).filter(|verdict| verdict.round == round);
         let Some(judged) = open.map(|verdict| verdict.judged) else {
             return Err(Refusal::NoVerdict { peer, round });
         };
-        if !(1..=APPEAL_BYTES_MAX).contains(&reason.len()) {
+        if !(1..=APPEAL_BYTES_MAX).contains(&reason.len()) || reason.chars().any(char::is_control) {
             return Err(Refusal::Reason {
                 got: reason.len(),
                 max: APPEAL_BYTES_MAX,

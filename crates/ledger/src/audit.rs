@@ -423,7 +423,9 @@ impl State {
         audits.cases.retain(|(_, of), _| *of != peer);
         audits.passed.retain(|(_, of), _| *of != peer);
         audits.works.remove(&peer);
-        self.drop_scores(&peer);
+        if again {
+            self.drop_scores(peer, events);
+        }
         events.push(Event::Convicted {
             peer,
             standing,
@@ -444,7 +446,7 @@ impl State {
     }
 
     /// Everything of `peer` that was merged in `from` or later stands on a state that nobody can vouch for.
-    fn condemn(&mut self, peer: PeerId, from: Round) {
+    pub(crate) fn condemn(&mut self, peer: PeerId, from: Round) {
         let audits = &self.core().audits;
         let merges = audits.merges.iter().filter(|closed| closed.round >= from);
         let with = merges.filter(|closed| {
@@ -489,12 +491,14 @@ impl State {
         if scores {
             self.scores_due(record, parent, events);
         }
+        if merge.is_some() {
+            self.core_mut().audits.voids.clear(); // who sent to them again is drawn by now
+        }
     }
 
     fn note_merge(&mut self, record: &RoundRecord, merge: &LastMerge) {
         let window = self.charter().audit.window;
         let audits = &mut self.core_mut().audits;
-        audits.voids.clear();
         for entry in &record.merged {
             if let Some(worked) = audits.works.get_mut(&entry.peer) {
                 worked.last.merged = true;

@@ -34,11 +34,9 @@ impl State {
     pub(crate) fn execute(&mut self, tx: &Verified<Transaction>, events: &mut Vec<Event>) -> Outcome {
         let peer = tx.signer();
         let standing = self.core().peers.get(&peer).map(|known| known.standing);
-        if let Action::Appeal { round, reason } = &tx.body().action {
-            return self.appeal(peer, *round, reason, events); // also of who is out
-        }
         let joins = matches!(tx.body().action, Action::Join { .. });
         match standing {
+            _ if matches!(tx.body().action, Action::Appeal { .. }) => {} // also of who is out
             Some(Standing::Excluded) => return Err(Refusal::Excluded(peer)),
             Some(Standing::Suspended(back)) if !joins || self.round().number < back => {
                 return Err(Refusal::Suspended { peer, back });
@@ -78,8 +76,9 @@ impl State {
             Action::Score {
                 round,
                 peer: author,
+                beacon,
                 change,
-            } => self.score(peer, (*round, *author), *change, events),
+            } => self.score(peer, (*round, *author), (*beacon, *change), events),
             Action::Appeal { round, reason } => self.appeal(peer, *round, reason, events),
             Action::Checkpoint {
                 round,

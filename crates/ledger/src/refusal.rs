@@ -51,8 +51,8 @@ pub enum Refusal {
         /// The round that it names.
         round: Round,
     },
-    /// Words that are too long, or none.
-    #[error("a reason of {got} bytes; 1 to {max} are allowed")]
+    /// Words that are too long, or none, or would do things on a terminal.
+    #[error("a reason of {got} bytes; 1 to {max} are allowed, without control characters")]
     Reason {
         /// Bytes.
         got: usize,

@@ -14,17 +14,21 @@
 //! on average do not is looked at always too (a copy, or noise, helps on its own rows no more than on others').
 
 use crate::{
-    Assigned, Conviction, Event, Outcome, Peer, Refusal, Roots, RoundRecord, Standing, State, assign::Share,
-    audit::Verdict, terms::median,
+    Conviction, Event, Outcome, Peer, Refusal, Roots, RoundRecord, Standing, State, assign::Share, audit::Verdict,
+    terms::median,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
-use atoll_protocol::{Domain, Hash, LossChange, PeerId, Round, audit::JURY_MIN, encode, transaction::Reveal};
+use atoll_protocol::{
+    Domain, Hash, LossChange, PeerId, Round, audit::JURY_MIN, charter::Codec, encode, transaction::Reveal,
+};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// Over about so many scores averages are taken; before that nobody is judged by them.
 const AVERAGED: u32 = 20;
-/// Who harms so much more often than not, as a jury says each time, is out.
+/// Each contribution that a jury finds harmful counts one, each that is none takes one back; who comes to this is out.
 const HARMFUL_MAX: u32 = 4;
+/// In an average a change counts for at most so many limits of harm.
+const CLAMPED: i32 = 4;
 
 /// How far the measuring of a contribution is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -44,8 +48,10 @@ pub struct Scoring {
     pub reveal: Reveal,
     /// The θ that it was made from.
     pub base: Roots,
-    /// What it was to be made from.
-    pub assigned: Assigned,
+    /// The rows that its author was to train on.
+    pub share: Share,
+    /// How it is encoded.
+    pub codec: Codec,
     /// Draws the rows that nobody could know before it was merged; others for the jury than for the first.
     pub beacon: Hash,
     /// The round at whose end those were drawn who are asked now.
@@ -67,7 +73,7 @@ impl Scoring {
     /// Rows that its author was to train on: a share of them and which of its steps'.
     pub fn own_rows(&self) -> (Share, u32) {
         let step = u32::from_le_bytes([self.beacon.0[0], self.beacon.0[1], self.beacon.0[2], self.beacon.0[3]]);
-        (self.assigned.share.clone(), step % self.reveal.steps.0.max(1))
+        (self.share.clone(), step % self.reveal.steps.0.max(1))
     }
 
     /// Rows that were drawn for measuring it, of the corpus that all train on.
@@ -94,16 +100,17 @@ impl Scoring {
 pub struct Tally {
     /// How many were measured.
     pub count: u32,
-    /// Average change of the loss on rows that it was to train on, in billionths.
+    /// Average change of the loss on rows that it was to train on, in billionths, of changes up to a few limits of harm.
     pub own_nano: i64,
     /// The same on rows drawn for measuring.
     pub random_nano: i64,
-    /// How many more of them were harmful than not, from the first that was.
+    /// One for each that a jury found harmful, less one for each that was none, never below none.
     pub harmful: u32,
 }
 
 impl Tally {
-    fn note(&mut self, change: LossChange, harmful: bool) {
+    fn note(&mut self, change: LossChange, limit: i32, harmful: bool) {
+        let change = change.clamped(limit.saturating_mul(CLAMPED));
         self.count = self.count.saturating_add(1);
         self.harmful = match harmful {
             true => self.harmful.saturating_add(1),
@@ -115,11 +122,16 @@ impl Tally {
         self.random_nano = moved(self.random_nano, change.random);
     }
 
-    /// Whether all that it sends is to be looked at: it harmed of late, or on average it does not help, or helps no
+    /// Whether all that it sends is to be measured: it harmed of late, or on average it does not help, or helps no
     /// more where it was to train.
     pub fn is_watched(&self) -> bool {
         let idle = self.random_nano >= 0 || self.own_nano >= self.random_nano;
-        self.harmful > 0 || self.count >= AVERAGED && idle
+        self.harmed() || self.count >= AVERAGED && idle
+    }
+
+    /// Whether it harmed of late, as a jury found: then all that it sends is made again too, where there are audits.
+    pub fn harmed(&self) -> bool {
+        self.harmful > 0
     }
 }
 
@@ -143,11 +155,13 @@ impl State {
         &mut self,
         speaker: PeerId,
         (round, peer): (Round, PeerId),
-        change: LossChange,
+        (beacon, change): (Hash, LossChange),
         events: &mut Vec<Event>,
     ) -> Result<(), Refusal> {
         let cases = &mut self.core_mut().scores.cases;
-        let Some(case) = cases.get_mut(&(round, peer)).filter(|case| case.waits_for(&speaker)) else {
+        // what was measured on the first rows says nothing about the jury's
+        let asked = |case: &&mut Scoring| case.waits_for(&speaker) && case.beacon == beacon;
+        let Some(case) = cases.get_mut(&(round, peer)).filter(asked) else {
             return Err(Refusal::NotAsked { speaker, round, peer });
         };
         case.scores.insert(speaker, change);
@@ -157,16 +171,24 @@ impl State {
         Ok(())
     }
 
-    /// Whether all that `peer` sends is to be looked at.
+    /// Whether `peer` harmed of late.
+    pub(crate) fn harmed(&self, peer: &PeerId) -> bool {
+        self.core().scores.tallies.get(peer).is_some_and(Tally::harmed)
+    }
+
+    /// Whether all that `peer` sends is to be measured.
     pub(crate) fn is_watched(&self, peer: &PeerId) -> bool {
         self.core().scores.tallies.get(peer).is_some_and(Tally::is_watched)
     }
 
-    /// Nothing that is under way about `peer` matters any more.
-    pub(crate) fn drop_scores(&mut self, peer: &PeerId) {
+    /// `peer` is out: nothing that is under way about it matters any more.
+    pub(crate) fn drop_scores(&mut self, peer: PeerId, events: &mut Vec<Event>) {
+        if self.is_watched(&peer) {
+            events.push(Event::Watched { peer, on: false });
+        }
         let scores = &mut self.core_mut().scores;
-        scores.cases.retain(|(_, of), _| of != peer);
-        scores.tallies.remove(peer);
+        scores.cases.retain(|(_, of), _| *of != peer);
+        scores.tallies.remove(&peer);
     }
 
     /// All have answered, or nobody is waited for any more.
@@ -182,8 +204,9 @@ impl State {
         let harm = case.scores.values().filter(|change| rules.is_harm(**change)).count();
         let harmful = match case.stage {
             Stage::First | Stage::Suspected if rules.is_harm(change) => {
+                let now = self.round().number;
                 if let Some(case) = self.core_mut().scores.cases.get_mut(&key) {
-                    (case.stage, case.asked) = (Stage::Suspected, Vec::new());
+                    (case.stage, case.since, case.asked) = (Stage::Suspected, now, Vec::new());
                 }
                 return;
             }
@@ -210,8 +233,9 @@ impl State {
             by: case.scores.len(),
             harmful,
         });
+        let limit = self.charter().score.limit();
         let tally = self.core_mut().scores.tallies.entry(peer).or_default();
-        tally.note(change, harmful);
+        tally.note(change, limit, harmful);
         let (is_watched, times) = (tally.is_watched(), tally.harmful);
         if is_watched != watched {
             events.push(Event::Watched { peer, on: is_watched });
@@ -219,7 +243,7 @@ impl State {
         if harmful {
             self.take_out(round, peer);
         }
-        if times >= HARMFUL_MAX {
+        if times >= HARMFUL_MAX && self.harm_is_of_few() {
             let conviction = Conviction {
                 round,
                 judged: peer,
@@ -227,29 +251,54 @@ impl State {
                 scores: case.scores.iter().map(|(peer, change)| (*peer, *change)).collect(),
             };
             self.convict(peer, Verdict::Guilty, conviction, events);
+            self.condemn(peer, round);
         }
+    }
+
+    /// Whether those who harmed of late are fewer than a third of who takes part. If not, it is no lie: steps may be
+    /// too long, or rows bad; to put out everybody would end the run for ever.
+    fn harm_is_of_few(&self) -> bool {
+        let active = self.active();
+        let harmed = active.iter().filter(|peer| self.harmed(peer)).count();
+        3 * harmed < active.len()
     }
 
     /// After a round: what waited for too long is decided by what was said, juries and scorers are drawn.
     pub(crate) fn scores_due(&mut self, record: &RoundRecord, parent: Hash, events: &mut Vec<Event>) {
-        let (round, window) = (record.round, self.charter().audit.window);
-        let late = |case: &Scoring| round.0 >= case.since.0.saturating_add(window);
-        let cases = &self.core().scores.cases;
-        let late: Vec<(Round, PeerId)> = (cases.iter().filter(|(_, case)| late(case)))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in late {
-            match self.core().scores.cases.get(&key).map(|case| case.stage) {
-                // no jury could be drawn
-                Some(Stage::Suspected) => drop(self.core_mut().scores.cases.remove(&key)),
-                _ => self.decide(key, events),
-            }
+        let round = record.round;
+        for key in self.late(round, Stage::First) {
+            self.decide(key, events);
         }
         // not in the order of the verifiers of audits
         let parent = Hash::of(Domain::Lottery, &encode(&(parent, "score")));
         self.draw_score_juries(round, parent, events);
+        for key in self.late(round, Stage::Jury) {
+            self.decide(key, events);
+        }
+        // in all the window no jury could be drawn
+        for key in self.late(round, Stage::Suspected) {
+            self.core_mut().scores.cases.remove(&key);
+        }
         if let Outcome::Closed(_) = record.outcome {
             self.draw_scorers(record, parent, events);
+        }
+    }
+
+    /// Cases of this stage whose window is over.
+    fn late(&self, round: Round, stage: Stage) -> Vec<(Round, PeerId)> {
+        let window = self.charter().audit.window;
+        let late = |case: &Scoring| round.0 >= case.since.0.saturating_add(window) && case.stage == stage;
+        let cases = self.core().scores.cases.iter();
+        cases.filter(|(_, case)| late(case)).map(|(key, _)| *key).collect()
+    }
+
+    /// The rows of this place in the round's roster.
+    fn share_of(&self, replica: usize) -> Share {
+        let round = self.round();
+        Share {
+            beacon: round.beacon,
+            replica: replica as u64,
+            replicas: round.roster.len() as u64,
         }
     }
 
@@ -296,9 +345,12 @@ impl State {
             }
             let reveal = self.round().reveals.get(&peer).map(|revealed| revealed.reveal.clone());
             let Some(reveal) = reveal else { continue };
-            let Some(assigned) = self.assigned(&peer, reveal.trained) else {
-                continue; // it was sent again after more void rounds than are remembered
+            let Some(replica) = self.round().replica(&peer) else {
+                continue;
             };
+            // of a void round that is not remembered, or in which it had no share, it counts as this round's
+            let assigned = self.assigned(&peer, reveal.trained);
+            let share = assigned.map_or_else(|| self.share_of(replica), |assigned| assigned.share);
             let fits = |other: &PeerId| *other != peer && self.is_founded(other);
             let mut scorers = self.in_order((parent, round, peer), fits);
             scorers.truncate(rules.scorers as usize);
@@ -310,7 +362,8 @@ impl State {
                 base: self.core().roots,
                 beacon: rows_beacon((parent, round, peer)),
                 reveal,
-                assigned,
+                share,
+                codec: self.round().terms.codec.clone(),
                 since: round,
                 stage: Stage::First,
                 asked: scorers.clone(),

@@ -3,7 +3,7 @@
 mod world;
 
 use atoll_ledger::{Event, Refusal, Scoring, Stage, Standing, Tally};
-use atoll_protocol::{Action, Audit, LossChange, Nano, Round, Score, charter::Charter, limits::APPEAL_BYTES_MAX};
+use atoll_protocol::{Action, Audit, Hash, LossChange, Nano, Round, Score, charter::Charter, limits::APPEAL_BYTES_MAX};
 use world::World;
 
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
@@ -48,9 +48,18 @@ fn asked(world: &World, round: u32, author: usize) -> Vec<usize> {
         .collect()
 }
 
-fn score(world: &mut World, who: usize, (round, author): (u32, usize), change: LossChange) -> Result<(), Refusal> {
-    let (round, peer) = (Round(round), world.peer(author));
-    world.say(who, Action::Score { round, peer, change })
+fn said(world: &World, (round, author): (u32, usize), change: LossChange) -> Action {
+    Action::Score {
+        round: Round(round),
+        peer: world.peer(author),
+        beacon: case(world, round, author).map_or(Hash::ZERO, |case| case.beacon),
+        change,
+    }
+}
+
+fn score(world: &mut World, who: usize, of: (u32, usize), change: LossChange) -> Result<(), Refusal> {
+    let said = said(world, of, change);
+    world.say(who, said)
 }
 
 /// Everyone who is asked says the same.
@@ -107,7 +116,7 @@ fn three_measure_and_their_median_counts() {
         assert!(asked.len() == 3 && !asked.contains(&author), "{asked:?}");
         let case = case(&world, 0, author).unwrap();
         let ((own, step), (random, _)) = (case.own_rows(), case.random_rows());
-        assert_eq!((own.beacon, own.replicas), (case.assigned.share.beacon, 5));
+        assert_eq!((own.beacon, own.replicas), (case.share.beacon, 5));
         assert!(step < 4 && random.beacon == case.beacon && random.beacon != own.beacon);
     }
     let three = asked(&world, 0, 2);
@@ -185,7 +194,13 @@ fn who_harms_time_after_time_is_out_and_may_object() {
         let refused = world.say(who, action);
         assert!(matches!(refused, Err(Refusal::NoVerdict { .. })), "{refused:?}");
     }
-    for reason in [String::new(), "x".repeat(APPEAL_BYTES_MAX + 1)] {
+    let escapes = "\u{1b}[2J".to_string(); // what is said is printed on terminals
+    for reason in [
+        String::new(),
+        "x".repeat(APPEAL_BYTES_MAX + 1),
+        escapes,
+        "one\nnode-4 is out".into(),
+    ] {
         let refused = world.say(2, appeal(3, &reason));
         assert!(matches!(refused, Err(Refusal::Reason { .. })), "{refused:?}");
     }
@@ -298,4 +313,126 @@ fn where_nothing_is_measured_nothing_is_kept() {
     assert!(core.scores.cases.is_empty() && core.audits.merges.is_empty());
     let refused = score(&mut world, 0, (0, 2), GOOD);
     assert!(matches!(refused, Err(Refusal::NotAsked { .. })), "{refused:?}");
+}
+
+/// What was signed about the first rows is no word about the jury's, whoever puts it into a block.
+#[test]
+fn a_first_statement_is_none_of_the_jury() {
+    let mut world = world();
+    world.round(&ALL, 1);
+    let first = asked(&world, 0, 2);
+    let statements: Vec<_> = first.iter().map(|who| (*who, said(&world, (0, 2), HARM))).collect();
+    all_say(&mut world, (0, 2), HARM);
+    world.round(&ALL, 2);
+    assert_eq!(case(&world, 0, 2).unwrap().stage, Stage::Jury);
+    for (who, statement) in statements {
+        let refused = world.say(who, statement);
+        assert!(matches!(refused, Err(Refusal::NotAsked { .. })), "{refused:?}");
+    }
+    all_say(&mut world, (0, 2), GOOD);
+    assert_eq!(scored(&world, 2), [(Round(0), GOOD, 4, false)]);
+}
+
+/// Who answers in the last moment does not keep a jury away.
+#[test]
+fn a_late_word_saves_nothing() {
+    for window in [1, 2, 4] {
+        let mut world = World::under(5, |charter| {
+            everything(charter);
+            charter.audit.window = window;
+        });
+        world.join_all();
+        world.round(&ALL, 1);
+        let three = asked(&world, 0, 2);
+        for who in &three[..2] {
+            score(&mut world, *who, (0, 2), HARM).unwrap();
+        }
+        (1..window).for_each(|round| world.round(&ALL, round as u8 + 1));
+        score(&mut world, three[2], (0, 2), GOOD).unwrap();
+        world.round(&ALL, 9);
+        assert_eq!(case(&world, 0, 2).unwrap().stage, Stage::Jury, "window {window}");
+    }
+}
+
+/// What a void round left over is sent again, and measured like everything else.
+#[test]
+fn what_is_sent_again_is_measured() {
+    let mut world = world();
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    let trained = world.state.round().number;
+    world.wait(1_000_000); // nobody reveals
+    assert_eq!(world.state.round().number, Round(1));
+    ALL.iter().for_each(|who| world.commit(*who).unwrap());
+    for who in ALL {
+        let mut reveal = world.reveal_of(who);
+        reveal.trained = if who == 4 { reveal.round } else { trained };
+        world.reveal_this(who, reveal).unwrap();
+    }
+    ALL.iter().for_each(|who| world.check(*who, &[]).unwrap());
+    for who in ALL {
+        if world.state.round().number == Round(1) {
+            world.root(who, 1).unwrap();
+        }
+    }
+    let shares: Vec<Hash> = ALL
+        .iter()
+        .map(|who| case(&world, 1, *who).unwrap().share.beacon)
+        .collect();
+    assert!(
+        shares[..4]
+            .iter()
+            .all(|beacon| *beacon == shares[0] && *beacon != shares[4])
+    );
+}
+
+/// Where everybody harms nobody lies: what harms is taken out, and everybody stays.
+#[test]
+fn where_everybody_harms_nobody_is_out() {
+    let mut world = world();
+    for round in 0..9u8 {
+        world.round(&ALL, round + 1);
+        for author in ALL {
+            all_say(&mut world, (round.into(), author), HARM);
+        }
+        if let Some(before) = round.checked_sub(1) {
+            for author in ALL {
+                all_say(&mut world, (before.into(), author), HARM);
+            }
+        }
+    }
+    assert!(ALL.iter().all(|who| standing(&world, *who) == Standing::Active));
+    assert!(ALL.iter().all(|who| tally(&world, *who).harmful > 4));
+}
+
+/// One lie about a peer is soon forgotten, and one in its favour too.
+#[test]
+fn one_wild_figure_does_not_fill_an_average() {
+    for (wild, usual, watched) in [
+        (
+            LossChange {
+                own: i32::MAX,
+                random: -1,
+            },
+            GOOD,
+            false,
+        ),
+        (
+            LossChange {
+                own: i32::MIN,
+                random: i32::MIN,
+            },
+            LossChange {
+                own: 4_000,
+                random: 4_000,
+            },
+            true,
+        ),
+    ] {
+        let mut world = world();
+        for round in 0..40u8 {
+            world.round(&ALL, round + 1);
+            all_say(&mut world, (round.into(), 2), if round == 3 { wild } else { usual });
+        }
+        assert_eq!(tally(&world, 2).is_watched(), watched, "{wild}");
+    }
 }

@@ -63,21 +63,23 @@ pub enum Input {
         /// What came out.
         finding: Finding,
     },
-    /// What a merged contribution does to the loss was measured.
+    /// What a merged contribution does to the loss was measured, or could not be.
     Scored {
         /// Its round.
         round: Round,
         /// Its author.
         peer: PeerId,
-        /// What it does.
-        change: LossChange,
+        /// What drew the rows.
+        beacon: Hash,
+        /// What it does, if it could be measured.
+        change: Option<LossChange>,
     },
     /// A timer fired.
     Timer(Timer),
     /// An operator wants out: say so on the ledger.
     Leave,
-    /// An operator objects to the last verdict on this peer, with these words. Given at the start; it is said once
-    /// the ledger is followed.
+    /// An operator objects to the last verdict on this peer, with these words. They are said once the ledger is
+    /// followed; where there is no verdict then, they are dropped with a notice.
     Appeal(String),
 }
 
@@ -195,4 +197,6 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// There is no verdict on this peer to which these words could be an objection.
+    NoVerdict(String),
 }

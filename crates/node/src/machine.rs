@@ -3,7 +3,7 @@
 use crate::{Contribution, Effect, Input, Notice, Timer, travel::Travel};
 use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
 use atoll_ledger::{Applied, Phase, Roots, Standing, State};
-use atoll_protocol::{Action, CheckReason, Millis, PeerId, Round};
+use atoll_protocol::{Action, CheckReason, Hash, Millis, PeerId, Round};
 
 /// A block older than this is history being caught up with: track it, but do not act on it.
 pub const STALE: Millis = Millis(5_000);
@@ -67,12 +67,12 @@ pub struct Node {
     /// A checkpoint to write as soon as θ is right.
     pub(crate) checkpoint: Option<Round>,
     pub(crate) leaving: bool,
-    /// What the operator says against the last verdict, until the ledger has it.
+    /// What the operator says against the last verdict, until it is said.
     objection: Option<String>,
     /// What is being made again here.
     pub(crate) replaying: BTreeSet<(Round, PeerId)>,
     /// What is being measured here.
-    pub(crate) scoring: BTreeSet<(Round, PeerId)>,
+    pub(crate) scoring: BTreeSet<(Round, PeerId, Hash)>,
     /// Whether the last block was fresh, so that acting on it makes sense.
     live: bool,
     /// When to resume at the earliest, while that timer runs.
@@ -183,7 +183,12 @@ impl Node {
                 }));
             }
             Input::Replayed { round, peer, finding } => self.on_replayed((round, peer), finding, out),
-            Input::Scored { round, peer, change } => self.on_scored((round, peer), change, out),
+            Input::Scored {
+                round,
+                peer,
+                beacon,
+                change,
+            } => self.on_scored((round, peer, beacon), change, out),
             Input::Timer(Timer::Resume) => self.on_resume_timer(now, out),
             Input::Timer(Timer::Check(round)) => self.on_check_timer(now, round, false, out),
             Input::Timer(Timer::LastCheck(round)) => self.on_check_timer(now, round, true, out),
@@ -210,6 +215,9 @@ impl Node {
         for event in applied.events() {
             self.on_event(now, event, out);
         }
+        if self.live {
+            self.object(out);
+        }
     }
 
     /// Whether acting makes sense: the last block is recent.
@@ -224,7 +232,9 @@ impl Node {
         self.follow_theta(out);
         self.replay(out);
         self.score(out);
-        self.object(out);
+        if self.state.open_verdict(&self.me).is_some() {
+            self.object(out);
+        }
         let round = self.state.round();
         let Some(_) = round.replica(&self.me) else { return };
         match round.phase {
@@ -260,21 +270,17 @@ impl Node {
         }
     }
 
-    /// Says what the operator has to say against the last verdict, until the ledger has it; where there is none, the
-    /// words are dropped.
+    /// Says once what the operator has to say against the last verdict; where there is none, the operator hears that.
+    /// The latter only with a fresh block: before that the ledger here may not have the verdict yet.
     fn object(&mut self, out: &mut Vec<Effect>) {
-        let core = self.state.core();
-        let verdict = core.audits.convictions.get(&self.me).filter(|verdict| {
-            let said = core.appeals.get(&self.me);
-            said.is_none_or(|said| (said.round, said.judged) != (verdict.round, verdict.judged))
-        });
-        match (verdict, &self.objection) {
-            (Some(verdict), Some(reason)) => out.push(Effect::Submit(Action::Appeal {
+        let Some(reason) = self.objection.take() else { return };
+        out.push(match self.state.open_verdict(&self.me) {
+            Some(verdict) => Effect::Submit(Action::Appeal {
                 round: verdict.round,
-                reason: reason.clone(),
-            })),
-            _ => self.objection = None,
-        }
+                reason,
+            }),
+            None => Effect::Notice(Notice::NoVerdict(reason)),
+        });
     }
 
     pub(crate) fn leave(&mut self, out: &mut Vec<Effect>) {

@@ -7,7 +7,7 @@ use crate::{
 use alloc::{boxed::Box, string::String, vec::Vec};
 use atoll_ledger::{Event, Outcome, Phase, Roots, RoundRecord, Work, assign::Share};
 use atoll_protocol::{
-    Action, CheckReason, Finding, LossChange, Millis, PeerId, RefusedReplica, Round,
+    Action, CheckReason, Finding, Hash, LossChange, Millis, PeerId, RefusedReplica, Round,
     transaction::{Judgement, Reveal, commitment},
 };
 
@@ -160,21 +160,36 @@ impl Node {
     /// Measures what this peer is asked to.
     pub(crate) fn score(&mut self, out: &mut Vec<Effect>) {
         let cases = &self.state.core().scores.cases;
-        self.scoring.retain(|key| cases.contains_key(key));
-        for (key, case) in cases {
-            if case.waits_for(&self.me) && self.scoring.insert(*key) {
-                let (_, author) = key;
+        let asked = |round: Round, peer: PeerId, beacon: Hash| {
+            let case = cases.get(&(round, peer));
+            case.is_some_and(|case| case.beacon == beacon)
+        };
+        self.scoring
+            .retain(|(round, peer, beacon)| asked(*round, *peer, *beacon));
+        for ((round, author), case) in cases {
+            if case.waits_for(&self.me) && self.scoring.insert((*round, *author, case.beacon)) {
                 out.push(Effect::Score(*author, Box::new(case.clone())));
             }
         }
     }
 
-    pub(crate) fn on_scored(&mut self, key: (Round, PeerId), change: LossChange, out: &mut Vec<Effect>) {
-        self.scoring.remove(&key);
-        let case = self.state.core().scores.cases.get(&key);
-        if case.is_some_and(|case| case.waits_for(&self.me)) {
-            let (round, peer) = key;
-            out.push(Effect::Submit(Action::Score { round, peer, change }));
+    /// What could not be measured is tried again when somebody is drawn the next time, if it is still asked for.
+    pub(crate) fn on_scored(
+        &mut self,
+        (round, peer, beacon): (Round, PeerId, Hash),
+        change: Option<LossChange>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.scoring.remove(&(round, peer, beacon));
+        let case = self.state.core().scores.cases.get(&(round, peer));
+        let asked = case.is_some_and(|case| case.waits_for(&self.me) && case.beacon == beacon);
+        if let Some(change) = change.filter(|_| asked) {
+            out.push(Effect::Submit(Action::Score {
+                round,
+                peer,
+                beacon,
+                change,
+            }));
         }
     }
 

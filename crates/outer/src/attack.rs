@@ -294,13 +294,22 @@ impl Liar {
                 };
                 vec![Action::Verdict { round, peer, finding }]
             }
-            (Self::Accuse, Action::Score { round, peer, .. }) => {
-                let change = LossChange::WORST;
-                vec![Action::Score { round, peer, change }]
-            }
-            (Self::Blind, Action::Score { round, peer, .. }) => {
-                let change = LossChange { own: -2, random: -1 };
-                vec![Action::Score { round, peer, change }]
+            (
+                Self::Accuse | Self::Blind,
+                Action::Score {
+                    round, peer, beacon, ..
+                },
+            ) => {
+                let change = match self {
+                    Self::Blind => LossChange { own: -2, random: -1 },
+                    _ => LossChange::WORST,
+                };
+                vec![Action::Score {
+                    round,
+                    peer,
+                    beacon,
+                    change,
+                }]
             }
             (Self::Equivocate, said @ Action::Commit { round, .. }) => {
                 let commitment = commitment(genesis, me, round, &Hash::ZERO);

@@ -41,7 +41,7 @@ pub fn loss_change<E: From<VectorError>>(
 
 /// In millionths of the loss before.
 fn relative(before: Option<f64>, after: Option<f64>) -> i32 {
-    match (before, after) {
+    match (before, after.filter(|loss| loss.is_finite())) {
         (Some(before), Some(after)) if before > 0.0 => ((after - before) / before * 1e6).round() as i32, // saturates
         (Some(_), None) => LossChange::WORST.random,
         _ => 0, // of a θ without a loss nothing can be said
@@ -84,7 +84,7 @@ mod tests {
             (Some(2.0), None, i32::MAX),
             (None, Some(2.0), 0),
             (Some(0.0), Some(0.0), 0),
-            (Some(2.0), Some(f64::NAN), 0),
+            (Some(2.0), Some(f64::NAN), i32::MAX),
         ];
         for (before, after, expected) in table {
             assert_eq!(relative(before, after), expected, "{before:?} {after:?}");

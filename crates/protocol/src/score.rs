@@ -35,6 +35,11 @@ impl Score {
         self.share > Nano(0)
     }
 
+    /// The limit of harm in millionths of the loss.
+    pub fn limit(&self) -> i32 {
+        i32::try_from(self.harm.0 / 1000).unwrap_or(i32::MAX)
+    }
+
     /// Whether this change is more than is forgiven.
     pub fn is_harm(&self, change: LossChange) -> bool {
         i64::from(change.random) * 1000 > i64::try_from(self.harm.0).unwrap_or(i64::MAX)
@@ -70,6 +75,16 @@ pub struct LossChange {
 }
 
 impl LossChange {
+    /// Of either kind no more than this, up or down: what an average is made of, so that one lie does not fill it.
+    #[must_use]
+    pub fn clamped(self, most: i32) -> Self {
+        let most = most.saturating_abs();
+        Self {
+            own: self.own.clamp(-most, most),
+            random: self.random.clamp(-most, most),
+        }
+    }
+
     /// As bad as can be said: where a loss is no number.
     pub const WORST: Self = Self {
         own: i32::MAX,
@@ -115,6 +130,9 @@ mod tests {
         for (random, harm) in table {
             assert_eq!(score.is_harm(change(i32::MAX, random)), harm, "{random}");
         }
+        assert_eq!(score.limit(), 5_000);
+        assert_eq!(change(i32::MIN, 7).clamped(20), change(-20, 7));
+        assert_eq!(LossChange::WORST.clamped(20), change(20, 20));
         assert!(score.is_harm(LossChange::WORST) && !score.is_harm(change(0, i32::MIN)));
         assert_eq!(
             change(-1_234, 50_000).to_string(),

@@ -79,6 +79,8 @@ pub enum Action {
         round: Round,
         /// Whose.
         peer: PeerId,
+        /// What drew the rows: says which of several measurements this is.
+        beacon: Hash,
         /// As measured here.
         change: LossChange,
     },

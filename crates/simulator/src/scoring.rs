@@ -47,7 +47,8 @@ impl World {
                 Input::Scored {
                     round,
                     peer: author,
-                    change,
+                    beacon: case.beacon,
+                    change: Some(change),
                 },
             ),
             Err(error) => self.violated("score", format!("node {node} cannot measure a contribution: {error}")),
@@ -62,7 +63,7 @@ impl World {
         }
         let outer = self.outer(&case.base)?;
         let id = self.blobs.find(&case.reveal.blob).ok_or("nobody has its blob")?;
-        let (bytes, codec) = (self.blobs.get(id).bytes.clone(), &case.assigned.terms.codec);
+        let (bytes, codec) = (self.blobs.get(id).bytes.clone(), &case.codec);
         let contribution = Contribution::read(bytes, &self.layout, codec, &case.base.theta);
         let contribution = contribution.map_err(|error| error.to_string())?;
         let mut learner = self.task.learner(&self.charter)?;

@@ -28,7 +28,7 @@ pub struct Row {
 }
 
 /// What a machine wanted, by kind.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "submit",
     "train",
     "abort",
@@ -46,6 +46,7 @@ pub const KINDS: [&str; 17] = [
     "merge-failed",
     "replay",
     "score",
+    "no-verdict",
 ];
 
 fn kind_of(effect: &Effect) -> usize {
@@ -67,6 +68,7 @@ fn kind_of(effect: &Effect) -> usize {
         Effect::Notice(Notice::MergeFailed { .. }) => 14,
         Effect::Replay { .. } => 15,
         Effect::Score(..) => 16,
+        Effect::Notice(Notice::NoVerdict(_)) => 17,
     }
 }
 

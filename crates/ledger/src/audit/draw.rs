@@ -154,7 +154,7 @@ impl State {
             return false;
         };
         known.proven <= audit.newcomer
-            || self.is_watched(peer)
+            || self.harmed(peer)
             || self.is_below(audit.share, (parent, round, *peer), "drawn")
     }
 
