@@ -102,8 +102,8 @@ pub(crate) struct FoundArguments {
     /// moves 12 to 16 bytes a parameter: for links that carry that within a round or two
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     audit: f64,
-    /// Share of the contributions of which others measure what they do to the loss; 0 for none. It moves nothing, and
-    /// takes about a step of training for each
+    /// Share of the contributions of which three others each measure what they do to the loss, which takes them about
+    /// a step of training and moves nothing; 0 for none
     #[arg(long, default_value_t = 0.125, value_parser = share)]
     score: f64,
     /// How far apart machines may train the same, as a share: see `atoll calibrate`

@@ -10,8 +10,8 @@
 //! harmful contribution: it is taken out of θ, and its author is looked at always. Who harms time after time is
 //! out like anybody found guilty, on the word of the last jury.
 //!
-//! Over many rounds a contribution must also help, and help most where its author was to train: whose contributions
-//! on average do not is looked at always too (a copy, or noise, helps on its own rows no more than on others').
+//! Over many rounds a contribution must also help most where its author was to train: whose contributions on average
+//! do not is measured always too (a copy, or noise, helps on its own rows no more than on others').
 
 use crate::{
     Conviction, Event, Outcome, Peer, Refusal, Roots, RoundRecord, Standing, State, assign::Share, audit::Verdict,
@@ -122,11 +122,10 @@ impl Tally {
         self.random_nano = moved(self.random_nano, change.random);
     }
 
-    /// Whether all that it sends is to be measured: it harmed of late, or on average it does not help, or helps no
-    /// more where it was to train.
+    /// Whether all that it sends is to be measured: it harmed of late, or on average it helps no more where it was to
+    /// train than elsewhere. Late in a run what is honest helps nowhere else.
     pub fn is_watched(&self) -> bool {
-        let idle = self.random_nano >= 0 || self.own_nano >= self.random_nano;
-        self.harmed() || self.count >= AVERAGED && idle
+        self.harmed() || self.count >= AVERAGED && self.own_nano >= self.random_nano
     }
 
     /// Whether it harmed of late, as a jury found: then all that it sends is made again too, where there are audits.

@@ -267,7 +267,7 @@ fn who_is_silent_holds_nothing_up() {
     );
 }
 
-/// Over many rounds contributions must help, and most where their author was to train.
+/// Over many rounds contributions must help most where their author was to train.
 #[test]
 fn who_does_not_help_is_watched() {
     let table = [
@@ -286,7 +286,7 @@ fn who_does_not_help_is_watched() {
             },
             false,
         ),
-        (LossChange { own: -5, random: 0 }, true),
+        (LossChange { own: -5, random: 3 }, false), // late in a run the honest are so
         (LossChange { own: 7, random: 3 }, true),
     ];
     for (change, expected) in table {
