@@ -9,8 +9,9 @@ use atoll_protocol::{
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Transactions that one signer may have waiting; a round needs six.
-pub(crate) const SIGNER_TRANSACTIONS_MAX: usize = 64;
+/// Transactions that one signer may have waiting: a round needs six, and one or two for each contribution of others
+/// that it is asked to look at.
+pub(crate) const SIGNER_TRANSACTIONS_MAX: usize = 256;
 /// Their bytes altogether.
 const SIGNER_BYTES_MAX: usize = 256 * 1024;
 /// Transactions per forwarding peer that were not admissible yet and wait for the next block.

@@ -460,7 +460,8 @@ fn whose_work_cannot_be_followed_starts_afresh() {
     };
     let away = |world: &mut World| (2..5).for_each(|theta| world.round(&[0, 1, 3], theta));
     let missing: fn(&mut World) = |world| world.round(&[0, 1, 3], 2);
-    let table: [(&dyn Fn(&mut World), bool); 3] = [(&malformed, true), (&away, true), (&missing, false)];
+    type Happens<'a> = &'a dyn Fn(&mut World);
+    let table: [(Happens<'_>, bool); 3] = [(&malformed, true), (&away, true), (&missing, false)];
     for (index, (happens, afresh)) in table.into_iter().enumerate() {
         let mut world = world();
         world.round(&ALL, 1);

@@ -15,7 +15,7 @@ use atoll_protocol::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Statements of one signer that may wait, as in the real mempool.
-const SIGNER_TRANSACTIONS_MAX: usize = 64;
+const SIGNER_TRANSACTIONS_MAX: usize = 256;
 /// When a lost statement is sent again, doubling each time, as in the real mempool.
 const RESEND_MS: u64 = 250;
 const RESENDS_MAX: u32 = 8;
