@@ -432,6 +432,12 @@ impl World {
         if !matches!(standing, Standing::Suspended(_) | Standing::Excluded) {
             // what it started from was not to be had: it may have been away
             let why = format!("nobody served what its contribution to round {round} was made from");
+            let trace = &self.trace;
+            let was_away = trace.off.iter().chain(&trace.apart).any(|(of, ..)| *of == node);
+            if !was_away && !self.ever_lied(node) {
+                let text = format!("node {node} was there all the time and serves its states, but: {why}");
+                self.violated("honest-unserved", text);
+            }
             self.unserved.entry(node).or_insert((now, why));
             return;
         }

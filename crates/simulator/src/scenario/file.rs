@@ -16,6 +16,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("late-joiners", include_str!("../../scenarios/late-joiners.toml")),
     ("two-die", include_str!("../../scenarios/two-die.toml")),
     ("liars", include_str!("../../scenarios/liars.toml")),
+    ("stormy-8", include_str!("../../scenarios/stormy-8.toml")),
     ("other-machines", include_str!("../../scenarios/other-machines.toml")),
     ("harm-8", include_str!("../../scenarios/harm-8.toml")),
     ("gang-8", include_str!("../../scenarios/gang-8.toml")),
