@@ -9,19 +9,8 @@ use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
-use support::{Running, children_of, events, fresh, last_json, signal, text, until, well};
-
-/// Four nodes keep a small machine busy: one run at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn node(dir: &Path, number: usize) -> PathBuf {
-    dir.join(format!("node-{number}"))
-}
+use support::{Running, alone, children_of, events, fresh, last_json, node, signal, text, until, well};
 
 fn is(event: &Value, kind: &str) -> bool {
     event["event"] == kind

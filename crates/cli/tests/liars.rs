@@ -6,21 +6,8 @@
 mod support;
 
 use serde_json::Value;
-use std::{
-    path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
-use support::{Running, events, fresh, last_json, text, well};
-
-/// Five nodes keep a small machine busy: one run at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn node(dir: &Path, number: usize) -> PathBuf {
-    dir.join(format!("node-{number}"))
-}
+use std::path::Path;
+use support::{Running, alone, events, fresh, last_json, node, text, well};
 
 /// What the audit lists of contributions that did not count and peers that were put out, by the first node's ledger.
 fn outs(dir: &Path) -> Vec<(String, String, String)> {
@@ -121,7 +108,7 @@ fn who_loses_its_power_is_not_taken_for_a_liar() {
         "--peers",
         "4",
         "--rounds",
-        "10",
+        "8",
         "--inner-steps",
         "25",
         "--audits",

@@ -167,20 +167,14 @@ pub fn ledger_event(charter: &Charter, event: &Event) -> Option<Value> {
             "peer": name(peer),
             "verifier": name(verifier),
         }),
-        Event::Scored {
-            round,
-            peer,
-            change,
-            by,
-            harmful,
-        } => json!({
+        Event::Scored(scored) => json!({
             "event": "scored",
-            "round": round.0,
-            "peer": name(peer),
-            "own_percent": f64::from(change.own) / 1e4,
-            "random_percent": f64::from(change.random) / 1e4,
-            "scorers": by,
-            "harmful": harmful,
+            "round": scored.round.0,
+            "peer": name(&scored.peer),
+            "own_percent": f64::from(scored.change.own) / 1e4,
+            "random_percent": f64::from(scored.change.random) / 1e4,
+            "scorers": scored.by,
+            "harmful": scored.harmful,
         }),
         Event::Watched { peer, on } => json!({ "event": "watched", "peer": name(peer), "on": on }),
         Event::Appealed { peer, round, reason } => json!({

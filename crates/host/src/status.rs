@@ -3,25 +3,10 @@
 
 use crate::{charter_file, folder::Folder, record, report};
 use anyhow::{Context as _, bail};
-use atoll_ledger::{Event, RoundRecord, Standing, State, Window};
-use atoll_protocol::{Charter, LossChange, MicroNats, Millis, PeerId, Round};
+use atoll_ledger::{Event, RoundRecord, Scored, Standing, State, Window};
+use atoll_protocol::{Charter, MicroNats, Millis, Round};
 use serde_json::{Value, json};
 use std::{fs, sync::Arc};
-
-/// What a contribution was found to do to the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scored {
-    /// Its round.
-    pub round: Round,
-    /// Its author.
-    pub peer: PeerId,
-    /// What it does.
-    pub change: LossChange,
-    /// How many measured it.
-    pub by: usize,
-    /// Whether a jury found harm.
-    pub harmful: bool,
-}
 
 /// Ended rounds and recorded checkpoints, from the ledger on disk.
 pub struct History {
@@ -59,19 +44,7 @@ pub fn history(folder: &Folder) -> anyhow::Result<History> {
             match event {
                 Event::RoundEnded(record) => rounds.push(*record),
                 Event::CheckpointRecorded { round, held_out, .. } => checkpoints.push((round, held_out)),
-                Event::Scored {
-                    round,
-                    peer,
-                    change,
-                    by,
-                    harmful,
-                } => scores.push(Scored {
-                    round,
-                    peer,
-                    change,
-                    by,
-                    harmful,
-                }),
+                Event::Scored(scored) => scores.push(scored),
                 _ => {}
             }
         }

@@ -3,10 +3,10 @@
 use crate::{
     folder::Folder,
     report::{reason, sentence},
-    status::{History, Scored},
+    status::History,
 };
 use anyhow::bail;
-use atoll_ledger::{Outcome, RoundRecord};
+use atoll_ledger::{Outcome, RoundRecord, Scored};
 use atoll_outer::robust::judge::Matrix;
 use atoll_protocol::{Hash, PeerId, Round};
 use serde_json::{Value, json};

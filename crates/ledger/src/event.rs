@@ -1,8 +1,8 @@
 //! What a block changed, in order: every view of a run is a fold over these.
 
-use crate::{Conviction, Evidence, Excision, KeptOut, Planned, Roots, Standing, Terms};
+use crate::{Conviction, Evidence, Excision, KeptOut, Planned, Roots, Scored, Standing, Terms};
 use alloc::{boxed::Box, string::String, vec::Vec};
-use atoll_protocol::{Finding, Hash, LossChange, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
+use atoll_protocol::{Finding, Hash, MicroNats, Millis, PeerId, Refused, Round, transaction::Reveal};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// How a round ended.
@@ -140,18 +140,7 @@ pub enum Event {
         scorers: Vec<PeerId>,
     },
     /// What a contribution does to the loss was measured.
-    Scored {
-        /// Its round.
-        round: Round,
-        /// Its author.
-        peer: PeerId,
-        /// The median of what they measured.
-        change: LossChange,
-        /// How many.
-        by: usize,
-        /// Whether a jury found harm: it is taken out.
-        harmful: bool,
-    },
+    Scored(Scored),
     /// From now on, or no longer, all that a peer sends is looked at, for what its contributions did to the loss.
     Watched {
         /// Who.

@@ -35,6 +35,6 @@ pub use refusal::{BlockError, Refusal};
 pub use round::{
     Checked, Committed, Evidence, KeptOut, Merged, Peer, Phase, Planned, Revealed, Roots, RoundState, Standing,
 };
-pub use score::{Scores, Scoring, Stage, Tally};
+pub use score::{Scored, Scores, Scoring, Stage, Tally};
 pub use state::{CheckpointState, Core, LastMerge, Limits, State};
 pub use terms::{Ended, Observed, Terms};

@@ -95,6 +95,21 @@ impl Scoring {
     }
 }
 
+/// What a contribution was found to do to the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scored {
+    /// Its round.
+    pub round: Round,
+    /// Its author.
+    pub peer: PeerId,
+    /// The median of what was measured.
+    pub change: LossChange,
+    /// How many measured it.
+    pub by: usize,
+    /// Whether a jury found harm: it is taken out.
+    pub harmful: bool,
+}
+
 /// What a peer's contributions came to, on average over the last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Tally {
@@ -225,13 +240,13 @@ impl State {
         events: &mut Vec<Event>,
     ) {
         let watched = self.is_watched(&peer);
-        events.push(Event::Scored {
+        events.push(Event::Scored(Scored {
             round,
             peer,
             change,
             by: case.scores.len(),
             harmful,
-        });
+        }));
         let limit = self.charter().score.limit();
         let tally = self.core_mut().scores.tallies.entry(peer).or_default();
         tally.note(change, limit, harmful);

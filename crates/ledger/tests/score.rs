@@ -72,13 +72,9 @@ fn all_say(world: &mut World, of: (u32, usize), change: LossChange) {
 fn scored(world: &World, author: usize) -> Vec<(Round, LossChange, usize, bool)> {
     let author = world.peer(author);
     let of_author = |event: &Event| match event {
-        Event::Scored {
-            round,
-            peer,
-            change,
-            by,
-            harmful,
-        } if *peer == author => Some((*round, *change, *by, *harmful)),
+        Event::Scored(scored) if scored.peer == author => {
+            Some((scored.round, scored.change, scored.by, scored.harmful))
+        }
         _ => None,
     };
     world.events.iter().filter_map(of_author).collect()

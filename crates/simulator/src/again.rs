@@ -383,17 +383,11 @@ impl World {
                         self.replays.scored.insert((*round, *peer), case.clone());
                     }
                 }
-                Event::Scored {
-                    round,
-                    peer,
-                    change,
-                    harmful,
-                    ..
-                } => self.scores.push(Scored {
-                    node: self.node_of(peer),
-                    round: *round,
-                    change: *change,
-                    harmful: *harmful,
+                Event::Scored(scored) => self.scores.push(Scored {
+                    node: self.node_of(&scored.peer),
+                    round: scored.round,
+                    change: scored.change,
+                    harmful: scored.harmful,
                 }),
                 Event::Convicted {
                     peer,

@@ -100,6 +100,10 @@ impl Preset {
                 specs.extend(against(&tiny(8, 40), RULES[0], &Liar::ALL, &[1]));
                 specs.extend(against(&tiny(16, 40), RULES[0], &Liar::ALL, &[1, 3]));
                 specs.extend(against(&large, RULES[0], &Liar::ALL, &[1]));
+                for rule in RULES.into_iter().skip(1) {
+                    specs.extend(against(&tiny(8, 40), rule, &Liar::ALL, &[1]));
+                    specs.extend(against(&tiny(16, 40), rule, &Liar::ALL, &[1, 3]));
+                }
                 for seed in MORE_SEEDS {
                     let tiny = |replicas| Spec {
                         seed,
@@ -107,10 +111,6 @@ impl Preset {
                     };
                     specs.extend(against(&tiny(8), RULES[0], &Liar::ALL, &[1]));
                     specs.extend(against(&tiny(16), RULES[0], &Liar::ALL, &[1, 3]));
-                }
-                for rule in RULES.into_iter().skip(1) {
-                    specs.extend(against(&tiny(8, 40), rule, &Liar::ALL, &[1]));
-                    specs.extend(against(&tiny(16, 40), rule, &Liar::ALL, &[1, 3]));
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     sync::{
-        OnceLock,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
     time::{Duration, Instant},
@@ -196,6 +196,17 @@ pub(crate) struct Running {
     lines: Receiver<Value>,
     seen: Vec<Value>,
     errors: PathBuf,
+}
+
+/// Several nodes keep a small machine busy: one run of them at a time in each of the test programs.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The folder of a demo's node, from 1.
+pub(crate) fn node(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("node-{number}"))
 }
 
 impl Running {

@@ -7,7 +7,7 @@ use crate::{
     report::{reason, sentence},
 };
 use atoll_consensus::verify_certificate;
-use atoll_ledger::{Event, RoundRecord, Standing, State};
+use atoll_ledger::{Event, RoundRecord, Scored, Standing, State};
 use atoll_protocol::{Charter, Hash, Height, PeerId, Round, encode};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -130,15 +130,12 @@ fn outs(charter: &Charter, round: Round, event: &Event) -> Vec<Out> {
             };
             vec![out(round, peer, what, sentence(charter, peer, conviction))]
         }
-        Event::Scored {
-            round: of,
-            peer,
-            change,
-            by,
-            harmful: true,
-        } => {
+        Event::Scored(scored) if scored.harmful => {
+            let Scored {
+                round: of, by, change, ..
+            } = scored;
             let why = format!("its contribution to round {of} does harm, as {by} measured: {change}");
-            vec![out(round, peer, "harmful", why)]
+            vec![out(round, &scored.peer, "harmful", why)]
         }
         Event::Watched { peer, on: true } => {
             let why = "for what its contributions do to the loss, all of them are looked at from now on";
