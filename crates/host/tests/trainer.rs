@@ -10,7 +10,7 @@ use atoll_host::{
 use atoll_learner::data::{Dataset, Tokenizer};
 use atoll_ledger::{Assigned, Case, Roots, Scoring, Stage, Terms, Work, Worked, assign::Share};
 use atoll_node::Input;
-use atoll_outer::{Contribution, OuterState, again::Material, attack::Liar, encode, theta_bytes};
+use atoll_outer::{OuterState, again::Material, attack::Liar, theta_bytes};
 use atoll_protocol::{
     Audit, Charter, Finding, Hash, Keypair, Layout, LossChange, Nano, PeerId, Round, Score,
     charter::{Codec, Member, Overlap},
@@ -418,28 +418,23 @@ fn who_lies_about_its_work_is_far_from_what_comes_out() {
     }
 }
 
-/// A flipped contribution raises the loss by about as much as the honest one lowers it, and what is honest helps most
-/// where it was trained.
+/// What is trained on turned rows raises the loss on the others'; what is honest lowers it, and most on its own rows.
+/// (A flipped sign would not do here: from θ⁰ a long way lowers the loss in either direction.)
 #[test]
 fn what_helps_and_what_harms_can_be_told_apart() {
     let runtime = Runtime::new().unwrap();
-    let mut driven = start(&runtime, Overlap::None);
-    driven.train(0, false);
-    let first = driven.contribution(0);
-    let work = driven.work(&first);
-    let blob = runtime.block_on(driven.blobs.read(&first.blob)).unwrap();
-    let codec = &work.assigned.as_ref().unwrap().terms.codec;
-    let layout = Layout::of(&driven.charter.model);
-    let sent = Contribution::read(blob.clone(), &layout, codec, &work.base.theta).unwrap();
-    let mut values = vec![0.0; layout.parameters];
-    sent.decode_into(&mut values).unwrap();
-    values.iter_mut().for_each(|value| *value = -*value);
-    let flipped = encode(&values, codec, &layout, &work.base.theta).unwrap();
-    let (honest, flipped) = (driven.score(&work, blob), driven.score(&work, flipped.into()));
+    let [honest, turned] = [None, Some(Liar::LabelFlip)].map(|liar| {
+        let mut driven = start_under(&runtime, Overlap::None, Audit::NONE, liar);
+        driven.train(0, false);
+        let first = driven.contribution(0);
+        let blob = runtime.block_on(driven.blobs.read(&first.blob)).unwrap();
+        let change = driven.score(&driven.work(&first), blob);
+        driven.ends();
+        change
+    });
     assert!(honest.own < honest.random && honest.random < -5_000, "{honest}");
-    assert!(flipped.own > 5_000 && flipped.random > 5_000, "{flipped}");
-    assert!(Score::NONE.is_harm(flipped) && !Score::NONE.is_harm(honest));
-    driven.ends();
+    assert!(turned.own > 5_000 && turned.random > 5_000, "{turned}");
+    assert!(Score::NONE.is_harm(turned) && !Score::NONE.is_harm(honest));
 }
 
 #[test]
