@@ -5,7 +5,10 @@ use anyhow::Context as _;
 use atoll_learner::{LearnError, Learner as _};
 use atoll_ledger::{Assigned, Work, Worked};
 use atoll_outer::again::{AgainError, Claimed, Recipe, Rows, Training};
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// How a work was to be made. Without its rows it is never drawn.
 pub(crate) fn recipe(work: &Work) -> anyhow::Result<Recipe<'_>> {
@@ -36,6 +39,8 @@ pub(crate) fn claimed(worked: &Worked) -> anyhow::Result<Claimed<'_>> {
 pub(crate) struct Others<'a> {
     pub(crate) inner: &'a mut Inner,
     pub(crate) worked: &'a Worked,
+    /// Whether the node stops: then it is left in the middle.
+    pub(crate) stop: &'a AtomicBool,
 }
 
 /// Numbers or moments that cannot be are its author's to answer for; everything else is this machine's.
@@ -70,6 +75,9 @@ impl Training for Others<'_> {
         let Assigned { share, terms } = assigned.ok_or_else(|| here("its rows are not known any more"))?;
         self.inner.learner.write(weights).map_err(learning)?;
         for step in steps {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(here("the node stops"));
+            }
             let batch = self.inner.batch(share, step).map_err(here)?;
             let stepped = self.inner.step(&batch, terms.first_step + u64::from(step));
             stepped.map_err(|error| match error.downcast::<LearnError>() {

@@ -304,6 +304,7 @@ impl World {
     /// Ends every task and the trainer, which saves what it has.
     pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
         self.stop_training.store(true, Ordering::Relaxed);
+        self.looking.begin_nothing();
         self.tasks.shutdown().await;
         self.orders = None;
         let (trainer, lookers) = (self.trainer, self.looking.stop());

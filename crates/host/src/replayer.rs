@@ -36,6 +36,21 @@ pub enum Task {
     Score(Box<ToScore>),
 }
 
+impl Task {
+    /// What is said where it fails: who is to measure may be asked once more.
+    fn failed(&self) -> Option<Input> {
+        match self {
+            Self::Again(_) => None,
+            Self::Score(task) => Some(Input::Scored {
+                round: task.case.reveal.round,
+                peer: task.author,
+                beacon: task.case.beacon,
+                change: None,
+            }),
+        }
+    }
+}
+
 /// One contribution to measure.
 pub struct ToScore {
     /// Whose.
@@ -87,29 +102,36 @@ impl Replayer {
                 if self.stop.load(Ordering::Relaxed) {
                     return; // what waits is of no use any more
                 }
-                match self.carry_out(&mut inner, task) {
-                    Ok(input) => drop(self.inputs.send(input)), // nobody hears while the node stops
-                    Err(error) => tracing::warn!("a contribution could not be looked at: {error:#}"),
-                }
+                let failed = task.failed();
+                let input = match self.carry_out(&mut inner, task) {
+                    Ok(input) => Some(input),
+                    Err(error) => {
+                        tracing::warn!("a contribution could not be looked at: {error:#}");
+                        failed
+                    }
+                };
+                input.map(|input| self.inputs.send(input)); // nobody hears while the node stops
             }
         })
     }
 
     /// A panic over what a stranger claims must not be the end of all audits here.
     fn carry_out(&self, inner: &mut Option<Inner>, task: Task) -> anyhow::Result<Input> {
-        let mut made = match inner.take() {
-            Some(inner) => inner,
-            None => Inner::new(self.charter.clone(), self.dataset.clone())?,
-        };
-        let work = || {
+        let taken = inner.take();
+        let work = || -> anyhow::Result<_> {
+            let mut made = match taken {
+                Some(inner) => inner,
+                None => Inner::new(self.charter.clone(), self.dataset.clone())?,
+            };
             let input = match task {
                 Task::Again(task) => self.again(&mut made, *task),
                 Task::Score(task) => self.score(&mut made, *task),
             };
-            (input, made)
+            Ok((input, made))
         };
         match catch_unwind(AssertUnwindSafe(work)) {
-            Ok((input, made)) => {
+            Ok(done) => {
+                let (input, made) = done?;
                 *inner = Some(made);
                 input
             }
@@ -177,6 +199,7 @@ impl Replayer {
         let mut others = Others {
             inner,
             worked: &case.worked,
+            stop: &self.stop,
         };
         let rules = (&self.charter, &self.layout);
         let again = match again(&mut others, rules, claimed(&case.worked)?, material) {
@@ -190,7 +213,7 @@ impl Replayer {
         };
         let (answer, asked) = oneshot::channel();
         let _ = closing.send(answer); // nobody fetches while the node stops
-        let Some(closing) = asked.blocking_recv().ok().flatten() else {
+        let Some(closing) = asked.blocking_recv().context("nobody waits for it any more")? else {
             return Ok(Finding::Missing);
         };
         let recipe = recipe(work)?;

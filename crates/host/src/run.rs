@@ -21,6 +21,7 @@ use atoll_outer::{OuterState, attack::Liar};
 use atoll_protocol::{
     Charter, Hash, Keypair, Layout, Millis, PeerId, Round,
     limits::{APPEAL_BYTES_MAX, BLOB_BYTES_MAX},
+    transaction::may_be_said,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -99,9 +100,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (keypair, charter) = open(&folder)?;
     let _lock = folder.lock()?;
-    let said = manner.appeal.as_ref().map_or(1, String::len);
-    if !(1..=APPEAL_BYTES_MAX).contains(&said) {
-        bail!("an appeal of {said} bytes; 1 to {APPEAL_BYTES_MAX} are allowed");
+    if let Some(reason) = manner.appeal.as_ref().filter(|reason| !may_be_said(reason)) {
+        let bytes = reason.len();
+        bail!(
+            "an appeal of {bytes} bytes; 1 to {APPEAL_BYTES_MAX} are allowed, in one line without control characters"
+        );
     }
     // whatever can be refused is refused before anything is touched
     let settings = Settings::with(&folder.settings(), &addresses, &charter)?;

@@ -84,7 +84,7 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
             "absent": peer.absent,
             "loss": core.scores.tallies.get(id).map(|tally| json!({
                 "measured": tally.count,
-                "own_percent": tally.own_nano as f64 / 1e7,
+                "own_less_random_percent": tally.ahead_nano as f64 / 1e7,
                 "random_percent": tally.random_nano as f64 / 1e7,
                 "watched": tally.is_watched(),
             })),

@@ -294,6 +294,12 @@ impl Trainer {
         if let Some(again) = again {
             let keep = Keep::Contribution(round, self.me);
             self.runtime.block_on(self.blobs.keep(&again.blob, &keep))?;
+            // who looks at it counts from the round that it is sent to
+            for state in [again.states.opening, again.states.closing] {
+                if state != Hash::ZERO {
+                    self.runtime.block_on(self.blobs.keep(&state, &Keep::State(round)))?;
+                }
+            }
             self.save()?;
             self.report(Report::Trained(again));
             return Ok(());

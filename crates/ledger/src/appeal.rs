@@ -2,7 +2,7 @@
 
 use crate::{Conviction, Event, Refusal, State};
 use alloc::{string::String, vec::Vec};
-use atoll_protocol::{PeerId, Round, limits::APPEAL_BYTES_MAX};
+use atoll_protocol::{PeerId, Round, limits::APPEAL_BYTES_MAX, transaction::may_be_said};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// What a peer said against the last verdict on it.
@@ -39,7 +39,7 @@ impl State {
         let Some(judged) = open.map(|verdict| verdict.judged) else {
             return Err(Refusal::NoVerdict { peer, round });
         };
-        if !(1..=APPEAL_BYTES_MAX).contains(&reason.len()) || reason.chars().any(char::is_control) {
+        if !may_be_said(reason) {
             return Err(Refusal::Reason {
                 got: reason.len(),
                 max: APPEAL_BYTES_MAX,

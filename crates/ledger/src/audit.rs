@@ -66,9 +66,12 @@ pub struct Worked {
 }
 
 impl Worked {
-    fn can_be_done_again(&self) -> bool {
+    /// At the end of `round`: its rows are known, and what it stands on is not so old that its blobs may be gone before
+    /// all have looked who may be asked to.
+    fn can_be_done_again(&self, round: Round, window: u32) -> bool {
         let known = |work: &Work| work.assigned.is_some();
-        known(&self.last) && self.before.as_ref().is_none_or(known)
+        let kept = |work: &Work| work.reveal.round.0.saturating_add(window).saturating_add(1) >= round.0;
+        known(&self.last) && self.before.as_ref().is_none_or(|before| known(before) && kept(before))
     }
 }
 
@@ -183,6 +186,17 @@ pub struct Audits {
 }
 
 impl State {
+    /// The work of `peer` on which what it trains for the round under way may stand. What is older than a window may
+    /// stand on blobs that are gone when it is judged: then it starts afresh.
+    pub fn followed(&self, peer: &PeerId) -> Option<&Work> {
+        let last = self.core().audits.works.get(peer).map(|worked| &worked.last);
+        last.filter(|last| self.is_followed(last, self.round().number))
+    }
+
+    fn is_followed(&self, last: &Work, trained: Round) -> bool {
+        last.reveal.round.0.saturating_add(self.charter().audit.window) >= trained.0
+    }
+
     /// What is taken out of θ with the merge of the round under way.
     pub(crate) fn excisions(&self) -> Vec<Excision> {
         let audits = &self.core().audits;
@@ -226,7 +240,10 @@ impl State {
             }
             // what nobody knows how to make again is no contribution, unless more was forgotten than is its fault
             _ if self.assigned(peer, reveal.trained).is_none() && self.core().audits.voids.len() < VOIDS_MAX => false,
-            last => opening == Hash::ZERO || last.is_some_and(|last| last.states.closing == opening),
+            _ => {
+                let followed = worked.filter(|worked| self.is_followed(&worked.last, reveal.trained));
+                opening == Hash::ZERO || followed.is_some_and(|worked| worked.last.reveal.states.closing == opening)
+            }
         };
         match right {
             true => Ok(()),
@@ -454,8 +471,9 @@ impl State {
         });
         let mut rounds: Vec<(Round, PeerId)> = with.map(|closed| (closed.round, peer)).collect();
         // what it sent to the round under way may be merged yet
-        if self.round().reveals.contains_key(&peer) {
-            rounds.push((self.round().number, peer));
+        let under_way = (self.round().number, peer);
+        if self.round().reveals.contains_key(&peer) && !rounds.contains(&under_way) {
+            rounds.push(under_way);
         }
         let condemned = &mut self.core_mut().audits.condemned;
         rounds.retain(|entry| !condemned.contains(entry));
@@ -497,21 +515,14 @@ impl State {
     }
 
     fn note_merge(&mut self, record: &RoundRecord, merge: &LastMerge) {
-        let window = self.charter().audit.window;
+        let unreadable = self.unreadable();
         let audits = &mut self.core_mut().audits;
         for entry in &record.merged {
             if let Some(worked) = audits.works.get_mut(&entry.peer) {
                 worked.last.merged = true;
             }
         }
-        // what stands on blobs that may be gone when it is judged, or that nobody can read, nobody could follow
-        let old = |work: &Work| work.reveal.round.0.saturating_add(window) < record.round.0;
-        audits.works.retain(|_, worked| !old(&worked.last));
-        for refused in &record.refused {
-            if refused.reason != CheckReason::Missing {
-                audits.works.remove(&refused.peer);
-            }
-        }
+        audits.works.retain(|peer, _| !unreadable.contains(peer)); // nobody could follow it
         for excision in &merge.excisions {
             let round = excision.of.round;
             audits
@@ -528,6 +539,24 @@ impl State {
             plan: merge.plan.clone(),
             excised: Vec::new(),
         });
+    }
+
+    /// Whose contributions to the round under way more peers found no contribution than may lie. That no peer serves
+    /// one is no such finding: it may come yet.
+    fn unreadable(&self) -> Vec<PeerId> {
+        let round = self.round();
+        let liars = round.roster.len().saturating_sub(1) / 3;
+        let says = |place: usize| {
+            let checks = round.checks.values().flat_map(|check| &check.refused);
+            let of_it = checks.filter(|refused| usize::from(refused.replica) == place);
+            of_it.filter(|refused| refused.reason != CheckReason::Missing).count()
+        };
+        let bad = round
+            .roster
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| says(*place) > liars);
+        bad.map(|(_, peer)| *peer).collect()
     }
 
     /// What is too old is not taken out any more, also while no round closes: its blobs may be gone, and a merge

@@ -115,32 +115,36 @@ pub struct Scored {
 pub struct Tally {
     /// How many were measured.
     pub count: u32,
-    /// Average change of the loss on rows that it was to train on, in billionths, of changes up to a few limits of harm.
-    pub own_nano: i64,
-    /// The same on rows drawn for measuring.
+    /// By how much the loss changes more on rows that its author was to train on than on those drawn for measuring, in
+    /// billionths: the average of differences that count for a few limits of harm at the most. Below 0 where it helps
+    /// its own rows more.
+    pub ahead_nano: i64,
+    /// Change of the loss on rows drawn for measuring, averaged so.
     pub random_nano: i64,
-    /// One for each that a jury found harmful, less one for each that was none, never below none.
+    /// One for each that a jury found harmful, less one for each that was none; never below none, nor above what puts
+    /// its author out.
     pub harmful: u32,
 }
 
 impl Tally {
     fn note(&mut self, change: LossChange, limit: i32, harmful: bool) {
-        let change = change.clamped(limit.saturating_mul(CLAMPED));
+        let most = i64::from(limit.saturating_mul(CLAMPED));
         self.count = self.count.saturating_add(1);
         self.harmful = match harmful {
-            true => self.harmful.saturating_add(1),
+            true => self.harmful.saturating_add(1).min(HARMFUL_MAX),
             false => self.harmful.saturating_sub(1),
         };
         let over = i64::from(self.count.min(AVERAGED));
-        let moved = |average: i64, new: i32| average + (i64::from(new) * 1000 - average) / over;
-        self.own_nano = moved(self.own_nano, change.own);
-        self.random_nano = moved(self.random_nano, change.random);
+        let moved = |average: i64, new: i64| average + (new.clamp(-most, most) * 1000 - average) / over;
+        let (own, random) = (i64::from(change.own), i64::from(change.random));
+        self.ahead_nano = moved(self.ahead_nano, own - random);
+        self.random_nano = moved(self.random_nano, random);
     }
 
     /// Whether all that it sends is to be measured: it harmed of late, or on average it helps no more where it was to
     /// train than elsewhere. Late in a run what is honest helps nowhere else.
     pub fn is_watched(&self) -> bool {
-        self.harmed() || self.count >= AVERAGED && self.own_nano >= self.random_nano
+        self.harmed() || self.count >= AVERAGED && self.ahead_nano >= 0
     }
 
     /// Whether it harmed of late, as a jury found: then all that it sends is made again too, where there are audits.
@@ -257,7 +261,7 @@ impl State {
         if harmful {
             self.take_out(round, peer);
         }
-        if times >= HARMFUL_MAX && self.harm_is_of_few() {
+        if harmful && times >= HARMFUL_MAX && self.harm_is_of_few() {
             let conviction = Conviction {
                 round,
                 judged: peer,

@@ -458,10 +458,30 @@ fn whose_work_cannot_be_followed_starts_afresh() {
             }
         }
     };
+    let one_says_so = |world: &mut World| {
+        ALL.iter().for_each(|who| world.commit(*who).unwrap());
+        ALL.iter().for_each(|who| world.reveal(*who).unwrap());
+        world.check(0, &[]).unwrap();
+        world.check(1, &[(2, CheckReason::Malformed)]).unwrap();
+        world.check(2, &[]).unwrap();
+        world.wait(100_000); // the fourth is late, and three less one are no quorum
+        let number = world.state.round().number;
+        for who in ALL {
+            if world.state.round().number == number {
+                world.root(who, 2).unwrap();
+            }
+        }
+        assert_eq!(world.last_record().refused.len(), 1);
+    };
     let away = |world: &mut World| (2..5).for_each(|theta| world.round(&[0, 1, 3], theta));
     let missing: fn(&mut World) = |world| world.round(&[0, 1, 3], 2);
     type Happens<'a> = &'a dyn Fn(&mut World);
-    let table: [(Happens<'_>, bool); 3] = [(&malformed, true), (&away, true), (&missing, false)];
+    let table: [(Happens<'_>, bool); 4] = [
+        (&malformed, true),
+        (&one_says_so, false),
+        (&away, true),
+        (&missing, false),
+    ];
     for (index, (happens, afresh)) in table.into_iter().enumerate() {
         let mut world = world();
         world.round(&ALL, 1);
@@ -472,9 +492,9 @@ fn whose_work_cannot_be_followed_starts_afresh() {
             world.say(2, Action::Join { sequence: 1 }).unwrap();
             world.round(&[0, 1, 3], 9);
         }
-        assert_eq!(!world.state.core().audits.works.contains_key(&two), afresh, "{index}");
+        assert_eq!(world.state.followed(&two).is_none(), afresh, "{index}");
         ALL.iter().for_each(|who| world.commit(*who).unwrap());
-        let last = if index == 0 { world.closing[2] } else { before };
+        let last = if index < 2 { world.closing[2] } else { before };
         let follows = standing_on(&world, 2, last);
         let said = world.reveal_this(2, follows);
         assert_eq!(said.is_err(), afresh, "{index}: {said:?}");

@@ -2,7 +2,7 @@
 
 use crate::{Contribution, Effect, Input, Notice, Timer, travel::Travel};
 use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
-use atoll_ledger::{Applied, Phase, Roots, Standing, State};
+use atoll_ledger::{Applied, Event, Phase, Roots, Standing, State};
 use atoll_protocol::{Action, CheckReason, Hash, Millis, PeerId, Round};
 
 /// A block older than this is history being caught up with: track it, but do not act on it.
@@ -67,8 +67,8 @@ pub struct Node {
     /// A checkpoint to write as soon as θ is right.
     pub(crate) checkpoint: Option<Round>,
     pub(crate) leaving: bool,
-    /// What the operator says against the last verdict, until it is said.
-    objection: Option<String>,
+    /// What the operator says against the last verdict until the ledger has it, and to which it was said.
+    objection: Option<(String, Option<Round>)>,
     /// What is being made again here.
     pub(crate) replaying: BTreeSet<(Round, PeerId)>,
     /// What is being measured here.
@@ -193,7 +193,7 @@ impl Node {
             Input::Timer(Timer::Check(round)) => self.on_check_timer(now, round, false, out),
             Input::Timer(Timer::LastCheck(round)) => self.on_check_timer(now, round, true, out),
             Input::Leave => self.leave(out),
-            Input::Appeal(reason) => self.objection = Some(reason),
+            Input::Appeal(reason) => self.objection = Some((reason, None)),
         }
     }
 
@@ -213,6 +213,9 @@ impl Node {
             self.resume_later(now, out);
         }
         for event in applied.events() {
+            if matches!(event, Event::Appealed { peer, .. } if *peer == self.me) {
+                self.objection = None;
+            }
             self.on_event(now, event, out);
         }
         if self.live {
@@ -270,17 +273,26 @@ impl Node {
         }
     }
 
-    /// Says once what the operator has to say against the last verdict; where there is none, the operator hears that.
-    /// The latter only with a fresh block: before that the ledger here may not have the verdict yet.
+    /// Says what the operator has to say against the last verdict, once to each until the ledger has it; where there is
+    /// none, the operator hears that. The latter only with a fresh block: before that the ledger here may not have the
+    /// verdict yet.
     fn object(&mut self, out: &mut Vec<Effect>) {
-        let Some(reason) = self.objection.take() else { return };
-        out.push(match self.state.open_verdict(&self.me) {
-            Some(verdict) => Effect::Submit(Action::Appeal {
-                round: verdict.round,
-                reason,
-            }),
-            None => Effect::Notice(Notice::NoVerdict(reason)),
-        });
+        let Some((reason, said)) = &mut self.objection else {
+            return;
+        };
+        match self.state.open_verdict(&self.me).map(|verdict| verdict.round) {
+            Some(round) if *said == Some(round) => {}
+            Some(round) => {
+                *said = Some(round);
+                let reason = reason.clone();
+                out.push(Effect::Submit(Action::Appeal { round, reason }));
+            }
+            None => {
+                let reason = core::mem::take(reason);
+                self.objection = None;
+                out.push(Effect::Notice(Notice::NoVerdict(reason)));
+            }
+        }
     }
 
     pub(crate) fn leave(&mut self, out: &mut Vec<Effect>) {

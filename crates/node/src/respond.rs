@@ -128,8 +128,7 @@ impl Node {
     }
 
     fn standing_work(&self) -> Option<Box<Work>> {
-        let works = &self.state.core().audits.works;
-        works.get(&self.me).map(|worked| Box::new(worked.last.clone()))
+        self.state.followed(&self.me).cloned().map(Box::new)
     }
 
     /// Makes again what this peer is asked to.
@@ -160,9 +159,10 @@ impl Node {
     /// Measures what this peer is asked to.
     pub(crate) fn score(&mut self, out: &mut Vec<Effect>) {
         let cases = &self.state.core().scores.cases;
+        let me = self.me;
         let asked = |round: Round, peer: PeerId, beacon: Hash| {
             let case = cases.get(&(round, peer));
-            case.is_some_and(|case| case.beacon == beacon)
+            case.is_some_and(|case| case.beacon == beacon && case.waits_for(&me))
         };
         self.scoring
             .retain(|(round, peer, beacon)| asked(*round, *peer, *beacon));
@@ -180,7 +180,9 @@ impl Node {
         change: Option<LossChange>,
         out: &mut Vec<Effect>,
     ) {
-        self.scoring.remove(&(round, peer, beacon));
+        if change.is_none() {
+            self.scoring.remove(&(round, peer, beacon));
+        }
         let case = self.state.core().scores.cases.get(&(round, peer));
         let asked = case.is_some_and(|case| case.waits_for(&self.me) && case.beacon == beacon);
         if let Some(change) = change.filter(|_| asked) {

@@ -75,16 +75,6 @@ pub struct LossChange {
 }
 
 impl LossChange {
-    /// Of either kind no more than this, up or down: what an average is made of, so that one lie does not fill it.
-    #[must_use]
-    pub fn clamped(self, most: i32) -> Self {
-        let most = most.saturating_abs();
-        Self {
-            own: self.own.clamp(-most, most),
-            random: self.random.clamp(-most, most),
-        }
-    }
-
     /// As bad as can be said: where a loss is no number.
     pub const WORST: Self = Self {
         own: i32::MAX,
@@ -131,8 +121,6 @@ mod tests {
             assert_eq!(score.is_harm(change(i32::MAX, random)), harm, "{random}");
         }
         assert_eq!(score.limit(), 5_000);
-        assert_eq!(change(i32::MIN, 7).clamped(20), change(-20, 7));
-        assert_eq!(LossChange::WORST.clamped(20), change(20, 20));
         assert!(score.is_harm(LossChange::WORST) && !score.is_harm(change(0, i32::MIN)));
         assert_eq!(
             change(-1_234, 50_000).to_string(),

@@ -2,7 +2,7 @@
 
 use crate::{
     ByteCount, Finding, Hash, InnerSteps, LossChange, MicroNats, Millis, PeerId, Round, Signed, Tokens, encode,
-    ids::Domain,
+    ids::Domain, limits::APPEAL_BYTES_MAX,
 };
 use alloc::{string::String, vec::Vec};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -302,6 +302,11 @@ impl fmt::Display for CheckReason {
 /// nothing that the copier could reveal.
 pub fn commitment(genesis: &Hash, peer: &PeerId, round: Round, blob: &Hash) -> Hash {
     Hash::of(Domain::Commitment, &encode(&(genesis, peer, round, blob)))
+}
+
+/// Whether these words may stand on the ledger: not too many, and nothing that does something on a terminal.
+pub fn may_be_said(reason: &str) -> bool {
+    (1..=APPEAL_BYTES_MAX).contains(&reason.len()) && !reason.chars().any(char::is_control)
 }
 
 impl Action {

@@ -10,16 +10,27 @@ use atoll_ledger::assign::Share;
 use atoll_outer::attack::Liar;
 use std::ops::Range;
 
+/// What draws are for.
+const MACHINE: u64 = 0x6d61_6368;
+
 /// A learner on one of them.
 struct Machine {
     learner: Box<dyn Learner>,
     node: u32,
+    seed: u64,
     apart: f64,
 }
 
 impl Learner for Machine {
     fn steps(&mut self, weights: &[f32], share: &Share, steps: Range<u32>, global: u64) -> Result<Stepped, String> {
-        let what = [global, share.replica, u64::from(steps.start), u64::from(steps.end)];
+        let what = [
+            MACHINE,
+            u64::from(self.node),
+            global,
+            share.replica,
+            u64::from(steps.start),
+            u64::from(steps.end),
+        ];
         let mut stepped = self.learner.steps(weights, share, steps, global)?;
         let moved = stepped
             .weights
@@ -28,7 +39,7 @@ impl Learner for Machine {
             .map(|(to, from)| f64::from(to - from));
         let length = moved.map(|moved| moved * moved).sum::<f64>().sqrt();
         let deviation = (self.apart * length / (weights.len().max(1) as f64).sqrt()) as f32;
-        let mut random = Random::of(self.node.into(), &what);
+        let mut random = Random::of(self.seed, &what);
         for weight in &mut stepped.weights {
             *weight += deviation * random.bell();
         }
@@ -66,7 +77,12 @@ impl World {
         let learner = self.task.learner(&self.charter)?;
         let apart = self.scenario.learner.apart;
         Ok(match node.filter(|_| apart > 0.0) {
-            Some(node) => Box::new(Machine { learner, node, apart }),
+            Some(node) => Box::new(Machine {
+                learner,
+                node,
+                seed: self.seed,
+                apart,
+            }),
             None => learner,
         })
     }

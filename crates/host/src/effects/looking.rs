@@ -77,9 +77,13 @@ impl Looking {
         });
     }
 
-    /// Nothing more is begun; the threads end when they have done what they are at, once nobody fetches for them.
-    pub(super) fn stop(self) -> Vec<JoinHandle<()>> {
+    /// Nothing more is begun, and what is made again is left.
+    pub(super) fn begin_nothing(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// The threads, which end once nobody fetches for them.
+    pub(super) fn stop(self) -> Vec<JoinHandle<()>> {
         let workers = [self.replayer, self.scorer].into_iter().flatten();
         workers.map(|(_, thread)| thread).collect()
     }

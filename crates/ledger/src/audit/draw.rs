@@ -100,14 +100,14 @@ impl State {
     }
 
     pub(super) fn draw_verifiers(&mut self, record: &RoundRecord, parent: Hash, events: &mut Vec<Event>) {
-        let round = record.round;
+        let (round, window) = (record.round, self.charter().audit.window);
         if self.active().len() <= JURY_MIN as usize {
             return; // nobody could be judged
         }
         for entry in &record.merged {
             let peer = entry.peer;
             let worked = self.core().audits.works.get(&peer);
-            let Some(worked) = worked.filter(|worked| worked.can_be_done_again()).cloned() else {
+            let Some(worked) = worked.filter(|worked| worked.can_be_done_again(round, window)).cloned() else {
                 continue;
             };
             if !self.is_drawn(&peer, round, parent) {

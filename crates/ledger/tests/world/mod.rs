@@ -135,7 +135,7 @@ impl World {
             return States::NONE;
         }
         let round = self.state.round().number;
-        let known = self.state.core().audits.works.contains_key(&self.peer(who));
+        let known = self.state.followed(&self.peer(who)).is_some();
         States {
             opening: if known { self.closing[who] } else { Hash::ZERO },
             closing: Hash::of_blob(format!("{who} {round}").as_bytes()),
