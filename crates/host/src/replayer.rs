@@ -110,7 +110,9 @@ impl Replayer {
                         failed
                     }
                 };
-                input.map(|input| self.inputs.send(input)); // nobody hears while the node stops
+                if let Some(input) = input {
+                    let _ = self.inputs.send(input); // nobody hears while the node stops
+                }
             }
         })
     }
