@@ -22,7 +22,7 @@ use std::{
 const AUDIT: Audit = Audit {
     share: Nano(125_000_000),
     newcomer: 2,
-    window: 3,
+    window: 5, // eight nodes on two cores need some rounds for a jury
     jury: 21,
     tolerance: Nano(20_000_000),
     probation: 50,
