@@ -62,8 +62,9 @@ impl World {
 
     /// Changes what a liar goes on from; by what, for its account.
     pub(crate) fn forge(&mut self, node: u32, round: Round, theta: &[f32], weights: &[f32]) -> Option<Vec<f32>> {
+        let liar = self.liar(node)?; // most are none, and this is done for every contribution
         let own: Vec<f32> = theta.iter().zip(weights).map(|(theta, w)| theta - w).collect();
-        let forged = self.liar(node)?.forges(&own, round)?;
+        let forged = liar.forges(&own, round)?;
         let life = self.peers[node as usize].life.as_mut()?;
         let mut feedback = life.replica.feedback().clone();
         feedback.forge(&forged).ok()?;

@@ -191,7 +191,7 @@ impl World {
                 Err(error) => tracing::warn!("a contribution to round {round} cannot be made again here: {error:#}"),
             }
         });
-        // who looked first may be of the jury too, and is asked once
+        // who looked first may be of the jury too, and what it is at then is not begun again
         self.fetching(since, self.source.charter.audit.kept(), fetch);
         Ok(())
     }
