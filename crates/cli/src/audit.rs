@@ -107,11 +107,15 @@ fn print_folder(folder: &FolderReport) {
             "  rounds        {} closed, {} void; {} merges and outer steps computed again{}",
             folder.rounds_closed,
             folder.rounds_void,
-            folder.merges,
-            match folder.collected {
-                0 => String::new(),
-                n => format!("; {n} older than the charter keeps"),
-            }
+            folder.computed.len(),
+            [
+                (folder.collected as usize, "older than the charter keeps"),
+                (folder.gaps.len(), "not all of which is here"),
+            ]
+            .iter()
+            .filter(|(rounds, _)| *rounds > 0)
+            .map(|(rounds, why)| format!("; {rounds} {why}"))
+            .collect::<String>()
         );
         say!(
             "  blobs         {} ({}) hashed",

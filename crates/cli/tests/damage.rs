@@ -219,3 +219,44 @@ fn the_program_names_the_damaged_file_and_ends_with_status_1() {
     }
     support::well(&["audit", &text(&folder)]);
 }
+
+#[test]
+fn what_one_folder_lacks_another_proves_and_what_none_has_is_a_fault() {
+    let both = fresh("damage-gaps");
+    for number in [1, 2] {
+        let name = format!("node-{number}");
+        copy(&demo().0.join(&name), &both.join(&name));
+        fs::remove_file(both.join(&name).join("seal")).unwrap();
+    }
+    let lacks = |report: &Report| {
+        report
+            .all_problems()
+            .any(|found| found.place.contains("round 0") && found.what.contains("the contribution of"))
+    };
+    let one = both.join("node-1");
+    let paths: Vec<String> = files(&one).into_iter().filter(|path| path.ends_with(".data")).collect();
+    let without = |path: &str| {
+        let good = fs::read(one.join(path)).unwrap();
+        fs::remove_file(one.join(path)).unwrap();
+        let report = audit(&one, |_| ());
+        fs::write(one.join(path), good).unwrap();
+        report
+    };
+    let path = paths.iter().find(|path| lacks(&without(path))).unwrap();
+
+    fs::remove_file(one.join(path)).unwrap();
+    let report = audit(&both, |_| ());
+    assert!(report.ok(), "{report:?}");
+    assert_eq!(
+        report.folders[0].gaps.len(),
+        1,
+        "round 1 goes on from the θ that is here"
+    );
+    assert!(report.folders[1].gaps.is_empty());
+    let noted = |note: &String| note.contains("round 0") && note.contains("the contribution of");
+    assert!(report.folders[0].notes.iter().any(noted), "{report:?}");
+
+    fs::remove_file(both.join("node-2").join(path)).unwrap();
+    let report = audit(&both, |_| ());
+    assert!(!report.ok() && lacks(&report), "{report:?}");
+}

@@ -1,8 +1,9 @@
 //! Carries out the node machine's effects against the real world.
 
+mod backfill;
 mod looking;
 
-use self::looking::Looking;
+use self::{backfill::Backfill, looking::Looking};
 use crate::{
     blobs::{Blobs, BlobsError, Keep, Size},
     merging::plan_of,
@@ -50,6 +51,7 @@ pub(crate) struct World {
     trainer: JoinHandle<()>,
     dataset: Arc<Dataset>,
     looking: Looking,
+    backfill: Backfill,
     inputs: channel::UnboundedSender<Input>,
     /// Ends the training under way.
     stop_training: Arc<AtomicBool>,
@@ -93,15 +95,18 @@ impl World {
         let (orders, waiting) = mpsc::channel();
         let layout = Arc::new(Layout::of(&charter.model));
         let (genesis, me) = (charter.genesis(), keypair.peer());
+        let source = Source {
+            charter,
+            layout,
+            me,
+            blobs,
+            endpoint,
+            checking: Arc::new(Semaphore::new(1)),
+        };
+        let mut tasks = JoinSet::new();
         Ok(Self {
-            source: Source {
-                charter,
-                layout,
-                me,
-                blobs,
-                endpoint,
-                checking: Arc::new(Semaphore::new(1)),
-            },
+            backfill: Backfill::start(source.clone(), &mut tasks),
+            source,
             keypair,
             genesis,
             consensus,
@@ -112,7 +117,7 @@ impl World {
             looking: Looking::new(),
             inputs,
             stop_training: Arc::default(),
-            tasks: JoinSet::new(),
+            tasks,
             adopting: None,
             merging: None,
             fetches: Vec::new(),
@@ -176,7 +181,10 @@ impl World {
             Effect::Restore(round) => self.order(Order::Restore(round)),
             Effect::Adopt(roots) => self.adopt(roots),
             Effect::Checkpoint(round) => self.order(Order::Checkpoint(round)),
-            Effect::Collect(round) => self.source.blobs.collect(round).await?,
+            Effect::Collect(round) => {
+                self.backfill.collect(round);
+                self.source.blobs.collect(round).await?;
+            }
             Effect::SetTimer { at, timer } => {
                 let (wait, inputs) = (Duration::from_millis(at.0.saturating_sub(now().0)), self.inputs.clone());
                 self.tasks.spawn(async move {
@@ -193,6 +201,7 @@ impl World {
     pub(crate) async fn round_ended(&mut self, record: &RoundRecord) -> anyhow::Result<()> {
         self.fetches.drain(..).for_each(|fetch| fetch.abort());
         self.looking.round_ended(record.round);
+        self.backfill.round_ended(record);
         self.round = record.round.next();
         if let Outcome::Closed(roots) = record.outcome {
             self.base = roots;
@@ -206,6 +215,21 @@ impl World {
             self.source.blobs.collect_states(first).await?;
         }
         self.keep_base().await
+    }
+
+    /// What ended while this node was away; said once, at start.
+    pub(crate) fn missed<'a>(&mut self, records: impl Iterator<Item = &'a RoundRecord>) {
+        records.for_each(|record| self.backfill.round_ended(record));
+    }
+
+    /// Lets what this node missed be fetched, after everything that is more urgent was begun.
+    pub(crate) fn fill_gaps(&mut self) {
+        self.backfill.fill();
+    }
+
+    /// Whether all that this node missed is here, or nobody had it when asked.
+    pub(crate) fn gaps_are_tried(&self) -> bool {
+        self.backfill.is_tried()
     }
 
     /// However many rounds are void: the θ that everyone stands on is never collected. Also done at every
@@ -239,8 +263,9 @@ impl World {
 
     fn fetch(&mut self, peer: PeerId, reveal: Reveal, codec: Codec) {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
-        let base = self.base.theta;
+        let (base, urgent) = (self.base.theta, self.backfill.urgent());
         let fetch = self.tasks.spawn(async move {
+            let _urgent = urgent;
             let round = reveal.round;
             let verdict = source.check(peer, &reveal, &codec, base).await;
             let _ = inputs.send(Input::Fetched { round, peer, verdict });
@@ -252,7 +277,9 @@ impl World {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         let Some(orders) = self.orders.clone() else { return };
         self.stop_merging();
+        let urgent = self.backfill.urgent();
         let task = self.tasks.spawn(async move {
+            let _urgent = urgent;
             let fetched = async {
                 let mut taken_out = Vec::with_capacity(excisions.len());
                 for excision in excisions {
@@ -294,7 +321,9 @@ impl World {
         }
         let Some(orders) = self.orders.clone() else { return };
         let (source, keep) = (self.source.clone(), Keep::Theta(self.round));
+        let urgent = self.backfill.urgent();
         let handle = self.tasks.spawn(async move {
+            let _urgent = urgent;
             let (theta, momentum) = source.theta(roots, &keep).await;
             let _ = orders.send(Order::Adopt(roots, theta, momentum));
         });
@@ -381,15 +410,17 @@ impl Source {
     async fn plan_blobs(&self, round: Round, plan: &[Planned]) -> Result<Vec<Bytes>, BlobsError> {
         let mut blobs = Vec::with_capacity(plan.len());
         for entry in plan {
-            let keep = Keep::Contribution(round, entry.peer);
-            let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
-            blobs.push(
-                self.blobs
-                    .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
-                    .await?,
-            );
+            blobs.push(self.planned_blob(round, entry).await?);
         }
         Ok(blobs)
+    }
+
+    async fn planned_blob(&self, round: Round, entry: &Planned) -> Result<Bytes, BlobsError> {
+        let keep = Keep::Contribution(round, entry.peer);
+        let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
+        self.blobs
+            .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
+            .await
     }
 
     /// θ and momentum with these roots, from whoever has them; asks until somebody does.

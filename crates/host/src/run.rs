@@ -219,8 +219,9 @@ impl<T: FnMut(&Value)> Running<T> {
     ) -> anyhow::Result<()> {
         let (reports_in, reports) = mpsc::unbounded_channel();
         let (inputs_in, inputs) = mpsc::unbounded_channel();
+        let Past { state, records } = past;
         let prepared = tokio::select! {
-            prepared = self.prepare(past, reports_in) => prepared?,
+            prepared = self.prepare(state, &records, reports_in) => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
         let (mut node, trainer, first_orders) = prepared;
@@ -236,6 +237,7 @@ impl<T: FnMut(&Value)> Running<T> {
             agreed,
         )?;
         world.keep_base().await?;
+        world.missed(records.values());
         first_orders.into_iter().for_each(|order| world.order(order));
         let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
         outcome.and(world.finish().await) // the trainer has ended before the folder is sealed
@@ -262,6 +264,8 @@ impl<T: FnMut(&Value)> Running<T> {
         let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
         loop {
             self.carry_out(world, &mut effects).await?;
+            world.fill_gaps();
+            self.say_if_done(node, world);
             let input = tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
                 died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
@@ -291,20 +295,27 @@ impl<T: FnMut(&Value)> Running<T> {
         }
     }
 
-    /// Writes down where the run stands, and says once when it is done.
-    fn after_step(&mut self, node: &Node) -> anyhow::Result<()> {
+    /// Writes down where the run stands.
+    fn after_step(&self, node: &Node) -> anyhow::Result<()> {
+        Ok(write_status(
+            &self.folder,
+            &status::describe(&self.charter, node.state()),
+        )?)
+    }
+
+    /// Says once that the run is over, and that nothing is left for this node to do.
+    fn say_if_done(&mut self, node: &Node, world: &World) {
         let (state, me) = (node.state(), self.keypair.peer());
-        write_status(&self.folder, &status::describe(&self.charter, state))?;
         let checkpoint = state.core().checkpoint.as_ref();
         let barred = state.core().peers.get(&me).is_some_and(Peer::is_barred); // nothing is taken from it
         let stated =
             checkpoint.is_some_and(|due| due.recorded.is_some() && (barred || due.statements.contains_key(&me)));
-        if !self.done && stated && state.round().phase == Phase::Finished {
+        let finished = stated && state.round().phase == Phase::Finished;
+        if !self.done && finished && world.gaps_are_tried() {
             self.done = true;
             self.log
                 .tell(&json!({ "event": "done", "theta": state.core().roots.theta.to_string() }));
         }
-        Ok(())
     }
 
     async fn carry_out(&mut self, world: &mut World, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
@@ -381,13 +392,14 @@ impl<T: FnMut(&Value)> Running<T> {
     /// Gets everything that training needs, from disk or from the other members.
     async fn prepare(
         &mut self,
-        past: Past,
+        state: State,
+        records: &BTreeMap<Round, RoundRecord>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> anyhow::Result<(Node, Trainer, Vec<Order>)> {
         let me = self.keypair.peer();
         let tokenizer = Tokenizer::from_bytes(&self.need(&self.charter.model.tokenizer, "tokenizer").await?)?;
         let dataset = self.dataset().await?;
-        let theta = self.theta(&past.state).await?;
+        let theta = self.theta(&state).await?;
         let holds = theta.1;
         let parts = Parts {
             charter: self.charter.clone(),
@@ -401,13 +413,13 @@ impl<T: FnMut(&Value)> Running<T> {
         };
         let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
         let pending = trainer.pending().cloned();
-        let current = past.state.round().number;
+        let current = state.round().number;
         let mut first_orders = Vec::new();
         let mine = pending.clone().filter(|done| done.round == current);
-        let node = Node::new(me, Arc::new(past.state), holds, mine);
+        let node = Node::new(me, Arc::new(state), holds, mine);
         if let Some(done) = pending.filter(|done| done.round < current) {
             // its round ended while this node was away
-            let record = past.records.get(&done.round);
+            let record = records.get(&done.round);
             let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
             if merged {
                 first_orders.push(Order::Settle(done.round)); // else it is sent again or added back when training begins

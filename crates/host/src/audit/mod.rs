@@ -12,6 +12,7 @@ use crate::{charter_file, folder::Folder, identity, seal};
 use atoll_protocol::{Charter, Hash, Height, PeerId, Round};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -51,8 +52,10 @@ pub struct FolderReport {
     pub rounds_closed: u32,
     /// Rounds that left θ as it was.
     pub rounds_void: u32,
-    /// Merges and outer steps computed again.
-    pub merges: u32,
+    /// Rounds whose merge and outer step were computed again.
+    pub computed: BTreeSet<Round>,
+    /// Rounds for which something is not here, and what.
+    pub gaps: Vec<(Round, String)>,
     /// Rounds whose blobs were collected by the charter's rule.
     pub collected: u32,
     /// Blobs whose hash was checked, and their bytes.
@@ -101,7 +104,8 @@ impl FolderReport {
             "block_bytes": self.block_bytes,
             "rounds_closed": self.rounds_closed,
             "rounds_void": self.rounds_void,
-            "merges_recomputed": self.merges,
+            "merges_recomputed": self.computed.len(),
+            "rounds_with_gaps": self.gaps.len(),
             "rounds_collected": self.collected,
             "blobs": self.blobs,
             "blob_bytes": self.blob_bytes,
@@ -261,12 +265,33 @@ fn compare(report: &mut Report) {
         })
         .collect();
     report.problems.extend(other);
+    fill_gaps(report);
     let same_height = |a: &FolderReport, b: &FolderReport| a.height == b.height && a.tip != b.tip;
     for (index, folder) in report.folders.iter().enumerate() {
         if let Some(other) = report.folders[..index].iter().find(|other| same_height(other, folder)) {
             let what = format!("differs from block {} of {}", other.height, other.path.display());
             let place = format!("{}: block {}", folder.path.display(), folder.height);
             report.problems.push(Problem { place, what });
+        }
+    }
+}
+
+/// A node that was away may lack what others have: a round that is computed again from one of the folders is
+/// proven for all of that run, since their ledgers are. What none can compute is a fault.
+fn fill_gaps(report: &mut Report) {
+    let proven: BTreeSet<(Option<Hash>, Round)> = report
+        .folders
+        .iter()
+        .flat_map(|folder| folder.computed.iter().map(|round| (folder.genesis, *round)))
+        .collect();
+    for folder in &mut report.folders {
+        for (round, what) in std::mem::take(&mut folder.gaps) {
+            let place = format!("{}: round {round}", folder.path.display());
+            match proven.contains(&(folder.genesis, round)) {
+                true => folder.notes.push(format!("{place}: {what}")),
+                false => folder.problem(place, &what),
+            }
+            folder.gaps.push((round, what));
         }
     }
 }

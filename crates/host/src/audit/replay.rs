@@ -20,6 +20,12 @@ use atoll_protocol::{
 };
 use bytes::Bytes;
 use std::{collections::BTreeSet, fs, sync::Arc};
+use thiserror::Error;
+
+/// Something that a node which was away may not have.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct NotHere(String);
 
 struct Replay<'a> {
     folder: &'a Folder,
@@ -123,7 +129,7 @@ impl Replay<'_> {
             Ok(Merged { state, judgement, .. }) => {
                 let (theta, momentum) = state.roots();
                 let ours = Roots { theta, momentum };
-                report.merges += 1;
+                report.computed.insert(record.round);
                 if let Some(difference) = other_judgement(record, &judgement) {
                     report.problem(place.clone(), difference);
                 }
@@ -144,7 +150,10 @@ impl Replay<'_> {
                 self.state = None;
             }
             Err(error) => {
-                report.problem(place, format!("{error:#}"));
+                match error.downcast::<NotHere>() {
+                    Ok(NotHere(what)) => report.gaps.push((record.round, what)),
+                    Err(error) => report.problem(place, format!("{error:#}")),
+                }
                 self.state = None;
             }
         }
@@ -160,10 +169,8 @@ impl Replay<'_> {
     }
 
     fn merge(&self, record: &RoundRecord) -> anyhow::Result<Merged> {
-        let state = self
-            .state
-            .as_ref()
-            .context("θ before the round is not known, so it cannot be computed again")?;
+        let unknown = || NotHere("θ before the round is not known, so it cannot be computed again".into());
+        let state = self.state.as_ref().ok_or_else(unknown)?;
         let plan = record.plan();
         let blobs = self.blobs(&plan)?;
         let read = read_plan(
@@ -191,9 +198,12 @@ impl Replay<'_> {
 
     fn blobs(&self, plan: &[Planned]) -> anyhow::Result<Vec<Bytes>> {
         let of = |entry: &Planned| {
-            let bytes = blob(self.folder, &entry.blob).with_context(|| {
+            let bytes = blob(self.folder, &entry.blob).ok_or_else(|| {
                 let (peer, path) = (self.charter.name_of(&entry.peer), self.folder.blob(&entry.blob));
-                format!("the contribution of {peer} is missing or damaged: {}", path.display())
+                NotHere(format!(
+                    "the contribution of {peer} is missing or damaged: {}; the node fetches it when it runs and somebody has it",
+                    path.display()
+                ))
             })?;
             Ok(Bytes::from(bytes))
         };
