@@ -158,6 +158,11 @@ fn tell(event: &Value) {
             loss("held_out")
         ),
         "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" => text("text"),
+        "backfill" if event["missing"] == 0 => "all that was missed while this node was away is here".into(),
+        "backfill" => format!(
+            "{} blobs that this node missed are still to be fetched",
+            event["missing"]
+        ),
         "done" => "all rounds are done; Ctrl-C stops the node".into(),
         "stopped" => format!(
             "stopped; sent {} and received {} bytes",

@@ -542,13 +542,13 @@ mod tests {
             ),
             ("batch = 8", "batches = 8", "batch", "unknown field `batches`"),
             (
-                "lr = 0.006",
+                "lr = 0.003",
                 "lr = 7.5",
                 "lr",
                 "inner.lr = 7.5: from 0.000000001 to 1 is allowed",
             ),
             (
-                "lr = 0.006",
+                "lr = 0.003",
                 "lr = -1.0",
                 "lr",
                 "inner.lr = -1: from 0 to 1000000 is allowed",

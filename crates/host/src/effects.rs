@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc as channel},
+    sync::{Semaphore, mpsc as channel, watch},
     task::JoinSet,
 };
 
@@ -218,8 +218,10 @@ impl World {
     }
 
     /// What ended while this node was away; said once, at start.
-    pub(crate) fn missed<'a>(&mut self, records: impl Iterator<Item = &'a RoundRecord>) {
-        records.for_each(|record| self.backfill.round_ended(record));
+    pub(crate) fn ended_before(&mut self, records: impl IntoIterator<Item = RoundRecord>) {
+        records
+            .into_iter()
+            .for_each(|record| self.backfill.round_ended(&record));
     }
 
     /// Lets what this node missed be fetched, after everything that is more urgent was begun.
@@ -227,9 +229,9 @@ impl World {
         self.backfill.fill();
     }
 
-    /// Whether all that this node missed is here, or nobody had it when asked.
-    pub(crate) fn gaps_are_tried(&self) -> bool {
-        self.backfill.is_tried()
+    /// How many blobs this node missed and has not fetched yet, as it changes.
+    pub(crate) fn missing(&self) -> watch::Receiver<usize> {
+        self.backfill.missing()
     }
 
     /// However many rounds are void: the θ that everyone stands on is never collected. Also done at every

@@ -225,7 +225,7 @@ impl Plan {
                 overlap: Overlap::Auto,
             },
             inner: InnerOptimizer {
-                lr: Nano(6_000_000),
+                lr: Nano(3_000_000),
                 lr_min_ratio: Nano(100_000_000),
                 warmup: InnerSteps(steps / 20),
                 weight_decay: Nano(100_000_000),

@@ -136,6 +136,7 @@ pub async fn run(
         log,
         manner,
         done: false,
+        missing: 0,
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
     Ok(seal::write(&folder)?)
@@ -185,6 +186,8 @@ struct Running<T> {
     manner: Manner,
     /// Whether it was told that the run is done.
     done: bool,
+    /// How many missed blobs it was told of last.
+    missing: usize,
 }
 
 impl<T: FnMut(&Value)> Running<T> {
@@ -237,7 +240,7 @@ impl<T: FnMut(&Value)> Running<T> {
             agreed,
         )?;
         world.keep_base().await?;
-        world.missed(records.values());
+        world.ended_before(records.into_values());
         first_orders.into_iter().for_each(|order| world.order(order));
         let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
         outcome.and(world.finish().await) // the trainer has ended before the folder is sealed
@@ -262,14 +265,31 @@ impl<T: FnMut(&Value)> Running<T> {
         }
         self.after_step(node)?;
         let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
+        let mut missing = world.missing();
         loop {
             self.carry_out(world, &mut effects).await?;
-            world.fill_gaps();
-            self.say_if_done(node, world);
+            if node.is_live() {
+                world.fill_gaps();
+            }
             let input = tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
                 died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
-                _ = traffic.tick() => { self.report_traffic(); continue }
+                _ = traffic.tick() => {
+                    self.report_traffic();
+                    let now = *missing.borrow();
+                    if now != self.missing {
+                        self.report_missing(now);
+                    }
+                    continue
+                }
+                Ok(()) = missing.changed() => {
+                    let now = *missing.borrow_and_update();
+                    // its beginning and its end at once, what is between once a second
+                    if now == 0 || self.missing == 0 {
+                        self.report_missing(now);
+                    }
+                    continue
+                }
                 Some(input) = inputs.recv() => input,
                 report = reports.recv() => match report.map(|report| self.on_report(report)).transpose()? {
                     Some(Some(input)) => input,
@@ -295,27 +315,20 @@ impl<T: FnMut(&Value)> Running<T> {
         }
     }
 
-    /// Writes down where the run stands.
-    fn after_step(&self, node: &Node) -> anyhow::Result<()> {
-        Ok(write_status(
-            &self.folder,
-            &status::describe(&self.charter, node.state()),
-        )?)
-    }
-
-    /// Says once that the run is over, and that nothing is left for this node to do.
-    fn say_if_done(&mut self, node: &Node, world: &World) {
+    /// Writes down where the run stands, and says once when it is done.
+    fn after_step(&mut self, node: &Node) -> anyhow::Result<()> {
         let (state, me) = (node.state(), self.keypair.peer());
+        write_status(&self.folder, &status::describe(&self.charter, state))?;
         let checkpoint = state.core().checkpoint.as_ref();
         let barred = state.core().peers.get(&me).is_some_and(Peer::is_barred); // nothing is taken from it
         let stated =
             checkpoint.is_some_and(|due| due.recorded.is_some() && (barred || due.statements.contains_key(&me)));
-        let finished = stated && state.round().phase == Phase::Finished;
-        if !self.done && finished && world.gaps_are_tried() {
+        if !self.done && stated && state.round().phase == Phase::Finished {
             self.done = true;
             self.log
                 .tell(&json!({ "event": "done", "theta": state.core().roots.theta.to_string() }));
         }
+        Ok(())
     }
 
     async fn carry_out(&mut self, world: &mut World, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
@@ -329,6 +342,12 @@ impl<T: FnMut(&Value)> Running<T> {
             world.carry_out(effect).await?;
         }
         Ok(())
+    }
+
+    /// Says how many blobs are still to be fetched that this node missed while it was away.
+    fn report_missing(&mut self, missing: usize) {
+        self.log.tell(&json!({ "event": "backfill", "missing": missing }));
+        self.missing = missing;
     }
 
     fn report_traffic(&mut self) {

@@ -224,7 +224,7 @@ impl Node {
     }
 
     /// Whether acting makes sense: the last block is recent.
-    pub(crate) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         self.live
     }
 

@@ -81,6 +81,7 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
         report.height = height;
         state = next;
         report.tip = Some(state.tip());
+        report.digests.push(state.tip());
         let round = state.round().number;
         report
             .outs

@@ -38,6 +38,8 @@ pub struct FolderReport {
     pub genesis: Option<Hash>,
     /// Last block.
     pub height: Height,
+    /// Digests of all blocks, from height 1 on.
+    pub digests: Vec<Hash>,
     /// Digest of the last block.
     pub tip: Option<Hash>,
     /// Transactions whose signature was checked.
@@ -52,7 +54,7 @@ pub struct FolderReport {
     pub rounds_closed: u32,
     /// Rounds that left θ as it was.
     pub rounds_void: u32,
-    /// Rounds whose merge and outer step were computed again.
+    /// Rounds whose merge and outer step, computed again, are the ledger's.
     pub computed: BTreeSet<Round>,
     /// Rounds for which something is not here, and what.
     pub gaps: Vec<(Round, String)>,
@@ -266,18 +268,21 @@ fn compare(report: &mut Report) {
         .collect();
     report.problems.extend(other);
     fill_gaps(report);
-    let same_height = |a: &FolderReport, b: &FolderReport| a.height == b.height && a.tip != b.tip;
     for (index, folder) in report.folders.iter().enumerate() {
-        if let Some(other) = report.folders[..index].iter().find(|other| same_height(other, folder)) {
-            let what = format!("differs from block {} of {}", other.height, other.path.display());
-            let place = format!("{}: block {}", folder.path.display(), folder.height);
+        let of_run = |other: &&FolderReport| other.genesis == folder.genesis;
+        let differ = |other: &FolderReport| folder.digests.iter().zip(&other.digests).position(|(a, b)| a != b);
+        let others = report.folders[..index].iter().filter(of_run);
+        let mut forks = others.filter_map(|other| Some((other, differ(other)? + 1)));
+        if let Some((other, height)) = forks.next() {
+            let what = format!("differs from block {height} of {}", other.path.display());
+            let place = format!("{}: block {height}", folder.path.display());
             report.problems.push(Problem { place, what });
         }
     }
 }
 
 /// A node that was away may lack what others have: a round that is computed again from one of the folders is
-/// proven for all of that run, since their ledgers are. What none can compute is a fault.
+/// proven for all of that run, since their ledgers are one (else that is a fault). What none can compute is a fault.
 fn fill_gaps(report: &mut Report) {
     let proven: BTreeSet<(Option<Hash>, Round)> = report
         .folders
@@ -364,4 +369,61 @@ fn check_charter(folder: &Folder, owner: Option<PeerId>, report: &mut FolderRepo
         }
     }
     Some(Arc::new(charter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str, blocks: &[u8]) -> FolderReport {
+        FolderReport {
+            path: name.into(),
+            genesis: Some(Hash::ZERO),
+            height: Height(blocks.len() as u64),
+            digests: blocks.iter().map(|block| Hash([*block; 32])).collect(),
+            ..FolderReport::default()
+        }
+    }
+
+    fn compared(folders: Vec<FolderReport>) -> Report {
+        let mut report = Report {
+            folders,
+            ..Report::default()
+        };
+        compare(&mut report);
+        report
+    }
+
+    #[test]
+    fn a_fork_is_found_wherever_the_folders_end() {
+        assert!(compared(vec![folder("a", &[1, 2, 3]), folder("b", &[1, 2])]).ok());
+        assert!(compared(vec![folder("a", &[]), folder("b", &[1, 2])]).ok());
+        for other in [vec![1, 9], vec![1, 9, 3], vec![1, 9, 3, 4]] {
+            let report = compared(vec![folder("a", &[1, 2, 3]), folder("b", &other)]);
+            let [problem] = &report.problems[..] else {
+                panic!("{report:?}")
+            };
+            assert_eq!(problem.place, "b: block 2");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_a_fault_unless_another_folder_of_the_run_computed_the_round() {
+        let lacks = || {
+            let mut folder = folder("a", &[1]);
+            folder.gaps = vec![(Round(0), "gone".into()), (Round(1), "gone".into())];
+            folder
+        };
+        let has = |rounds: &[u32], genesis| FolderReport {
+            genesis,
+            computed: rounds.iter().copied().map(Round).collect(),
+            ..folder("b", &[1])
+        };
+        let faults = |report: Report| report.folders[0].problems.len();
+        assert_eq!(faults(compared(vec![lacks()])), 2);
+        assert_eq!(faults(compared(vec![lacks(), has(&[0], Some(Hash::ZERO))])), 1);
+        assert_eq!(faults(compared(vec![lacks(), has(&[0, 1], Some(Hash::ZERO))])), 0);
+        assert_eq!(faults(compared(vec![lacks(), has(&[0, 1], Some(Hash([1; 32])))])), 2);
+        assert_eq!(faults(compared(vec![lacks(), lacks()])), 2);
+    }
 }

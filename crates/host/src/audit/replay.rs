@@ -129,8 +129,11 @@ impl Replay<'_> {
             Ok(Merged { state, judgement, .. }) => {
                 let (theta, momentum) = state.roots();
                 let ours = Roots { theta, momentum };
-                report.computed.insert(record.round);
-                if let Some(difference) = other_judgement(record, &judgement) {
+                let difference = other_judgement(record, &judgement);
+                if difference.is_none() && ours == agreed {
+                    report.computed.insert(record.round);
+                }
+                if let Some(difference) = difference {
                     report.problem(place.clone(), difference);
                 }
                 if record.matrix != Hash::ZERO && blob(self.folder, &record.matrix).is_none() {
@@ -145,7 +148,7 @@ impl Replay<'_> {
                 }
                 self.state = (ours == agreed).then_some(state);
             }
-            Err(_) if self.is_collected(record.round, last) => {
+            Err(_) if self.needs_collected(record, last) => {
                 report.collected += 1;
                 self.state = None;
             }
@@ -163,13 +166,21 @@ impl Replay<'_> {
         }
     }
 
+    /// Whether computing a round again needs what the charter lets go of: what is taken out may be older.
+    fn needs_collected(&self, record: &RoundRecord, last: u32) -> bool {
+        let taken_out = record.excisions.iter().map(|excision| excision.of.round);
+        taken_out
+            .chain([record.round])
+            .any(|round| self.is_collected(round, last))
+    }
+
     fn is_collected(&self, round: Round, last: u32) -> bool {
         let retention = self.charter.round.retention;
         retention > 0 && u64::from(round.0) + u64::from(retention) <= u64::from(last)
     }
 
     fn merge(&self, record: &RoundRecord) -> anyhow::Result<Merged> {
-        let unknown = || NotHere("θ before the round is not known, so it cannot be computed again".into());
+        let unknown = || NotHere("θ before it is not here, so it cannot be computed again".into());
         let state = self.state.as_ref().ok_or_else(unknown)?;
         let plan = record.plan();
         let blobs = self.blobs(&plan)?;
@@ -198,13 +209,18 @@ impl Replay<'_> {
 
     fn blobs(&self, plan: &[Planned]) -> anyhow::Result<Vec<Bytes>> {
         let of = |entry: &Planned| {
-            let bytes = blob(self.folder, &entry.blob).ok_or_else(|| {
-                let (peer, path) = (self.charter.name_of(&entry.peer), self.folder.blob(&entry.blob));
-                NotHere(format!(
-                    "the contribution of {peer} is missing or damaged: {}; the node fetches it when it runs and somebody has it",
-                    path.display()
-                ))
-            })?;
+            let path = self.folder.blob(&entry.blob);
+            let (peer, place) = (self.charter.name_of(&entry.peer), path.display());
+            let Some(bytes) = blob(self.folder, &entry.blob) else {
+                // what is not all there is not damaged
+                if path.exists() && !path.with_extension("bitfield").exists() {
+                    bail!("the contribution of {peer} is damaged: {place}");
+                }
+                bail!(NotHere(format!(
+                    "the contribution of {peer} is not here: {place}; a node that was away fetches it when it runs, \
+                     and one that lost it when its blobs folder is moved away first"
+                )));
+            };
             Ok(Bytes::from(bytes))
         };
         plan.iter().map(of).collect()

@@ -1,7 +1,7 @@
 //! Contributions of others that are made again or measured here: what that needs is fetched, and threads beside the
 //! trainer do it.
 
-use super::{RETRY, Source, World};
+use super::{RETRY, Source, World, backfill::Urgent};
 use crate::{
     blobs::{Keep, Size},
     merging::state_of,
@@ -119,9 +119,10 @@ impl World {
         }
         let tasks = self.looking.scorer.as_ref().map(|(tasks, _)| tasks.clone());
         let (source, inputs, ahead) = (self.source.clone(), self.inputs.clone(), self.looking.ahead.clone());
-        let since = case.since;
+        let (since, count) = (case.since, self.backfill.urgency());
         let fetch = self.tasks.spawn(async move {
             let turn = ahead.acquire_owned().await.ok();
+            let urgent = Urgent::new(&count);
             let (round, blob, bytes) = (case.reveal.round, case.reveal.blob, case.reveal.bytes);
             let fetched = insistently(|| async {
                 let (providers, keep) = (source.providers(author), Keep::Contribution(round, author));
@@ -129,7 +130,9 @@ impl World {
                 let sent = source.blobs.fetch(&source.endpoint, &blob, size, &providers, &keep);
                 Ok((sent.await?, source.theta_of(round, case.base.theta).await?))
             });
-            match fetched.await {
+            let fetched = fetched.await;
+            drop(urgent);
+            match fetched {
                 Ok((sent, theta)) => {
                     let task = Task::Score(Box::new(ToScore {
                         author,
@@ -162,9 +165,13 @@ impl World {
         }
         let tasks = self.looking.replayer.as_ref().map(|(tasks, _)| tasks.clone());
         let (source, inputs, since) = (self.source.clone(), self.inputs.clone(), case.since);
+        let count = self.backfill.urgency();
         let fetch = self.tasks.spawn(async move {
             let round = case.worked.last.reveal.round;
-            match insistently(|| source.material(author, &case, kib_micros)).await {
+            let urgent = Urgent::new(&count);
+            let material = insistently(|| source.material(author, &case, kib_micros)).await;
+            drop(urgent);
+            match material {
                 Ok(Some((material, sent))) => {
                     let (closing, asked) = oneshot::channel();
                     let state = case.worked.last.reveal.states.closing;
@@ -177,6 +184,7 @@ impl World {
                     }));
                     tasks.map(|tasks| tasks.send(task));
                     if let Ok(answer) = asked.await {
+                        let _urgent = Urgent::new(&count);
                         let _ = answer.send(source.state(author, round, state, kib_micros).await);
                     }
                 }
