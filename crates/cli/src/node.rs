@@ -158,10 +158,9 @@ fn tell(event: &Value) {
             loss("held_out")
         ),
         "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" => text("text"),
-        "backfill" if event["missing"] == 0 => "all that was missed while this node was away is here".into(),
         "backfill" => format!(
-            "{} blobs that this node missed are still to be fetched",
-            event["missing"]
+            "of what this node missed while it was away, {} blobs were fetched and {} are still to be",
+            event["fetched"], event["missing"]
         ),
         "done" => "all rounds are done; Ctrl-C stops the node".into(),
         "stopped" => format!(

@@ -146,9 +146,15 @@ fn three_go_on_without_a_killed_node_which_catches_up_when_it_comes_back() {
     println!("node 4 is merged again in round {}", later["round"]);
     nodes.push(back);
     done(&mut nodes);
-    nodes[3].wait_for("what node 4 missed", |event| {
-        is(event, "backfill") && event["missing"] == 0
-    });
+    let log = || events(&node(&dir, 4));
+    until(
+        "what node 4 missed",
+        || {
+            let last = log().into_iter().rfind(|event| is(event, "backfill"))?;
+            (last["missing"] == 0).then_some(())
+        },
+        || format!("{:?}", log()),
+    );
     let report = stop_and_audit(&dir, nodes);
     let folder = &report["folders"][3];
     assert_eq!(folder["merges_recomputed"], folder["rounds_closed"], "{folder}");

@@ -3,7 +3,11 @@
 mod backfill;
 mod looking;
 
-use self::{backfill::Backfill, looking::Looking};
+pub(crate) use self::backfill::Progress;
+use self::{
+    backfill::{Backfill, Urgent},
+    looking::Looking,
+};
 use crate::{
     blobs::{Blobs, BlobsError, Keep, Size},
     merging::plan_of,
@@ -78,6 +82,8 @@ struct Source {
     endpoint: Endpoint,
     /// One contribution is read at a time.
     checking: Arc<Semaphore>,
+    /// How many fetches are under way for which something waits: see [`Urgent`].
+    urgent: watch::Sender<usize>,
 }
 
 impl World {
@@ -102,6 +108,7 @@ impl World {
             blobs,
             endpoint,
             checking: Arc::new(Semaphore::new(1)),
+            urgent: watch::Sender::new(0),
         };
         let mut tasks = JoinSet::new();
         Ok(Self {
@@ -229,9 +236,9 @@ impl World {
         self.backfill.fill();
     }
 
-    /// How many blobs this node missed and has not fetched yet, as it changes.
-    pub(crate) fn missing(&self) -> watch::Receiver<usize> {
-        self.backfill.missing()
+    /// How far the fetching of what this node missed is, as that changes.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.backfill.progress()
     }
 
     /// However many rounds are void: the θ that everyone stands on is never collected. Also done at every
@@ -265,9 +272,8 @@ impl World {
 
     fn fetch(&mut self, peer: PeerId, reveal: Reveal, codec: Codec) {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
-        let (base, urgent) = (self.base.theta, self.backfill.urgent());
+        let base = self.base.theta;
         let fetch = self.tasks.spawn(async move {
-            let _urgent = urgent;
             let round = reveal.round;
             let verdict = source.check(peer, &reveal, &codec, base).await;
             let _ = inputs.send(Input::Fetched { round, peer, verdict });
@@ -279,9 +285,7 @@ impl World {
         let (source, inputs) = (self.source.clone(), self.inputs.clone());
         let Some(orders) = self.orders.clone() else { return };
         self.stop_merging();
-        let urgent = self.backfill.urgent();
         let task = self.tasks.spawn(async move {
-            let _urgent = urgent;
             let fetched = async {
                 let mut taken_out = Vec::with_capacity(excisions.len());
                 for excision in excisions {
@@ -323,9 +327,7 @@ impl World {
         }
         let Some(orders) = self.orders.clone() else { return };
         let (source, keep) = (self.source.clone(), Keep::Theta(self.round));
-        let urgent = self.backfill.urgent();
         let handle = self.tasks.spawn(async move {
-            let _urgent = urgent;
             let (theta, momentum) = source.theta(roots, &keep).await;
             let _ = orders.send(Order::Adopt(roots, theta, momentum));
         });
@@ -370,18 +372,20 @@ impl Source {
         let size = Size::Exactly(reveal.bytes.0);
         let keep = Keep::Contribution(reveal.round, peer);
         let providers = self.providers(peer);
+        let mut fetched = self.urgently(&reveal.blob, size, &providers, &keep).await;
         let bytes = loop {
-            match self
-                .blobs
-                .fetch(&self.endpoint, &reveal.blob, size, &providers, &keep)
-                .await
-            {
+            match fetched {
                 Ok(bytes) => break bytes,
                 Err(BlobsError::Size { .. }) => return Err(CheckReason::WrongSize),
                 // the machine's own timer decides when a blob counts as missing
                 Err(error) => {
                     tracing::debug!("contribution of {}: {error}", self.charter.name_of(&peer));
                     tokio::time::sleep(RETRY).await;
+                    // whoever withholds its own does not keep back everything else
+                    fetched = self
+                        .blobs
+                        .fetch(&self.endpoint, &reveal.blob, size, &providers, &keep)
+                        .await;
                 }
             }
         };
@@ -420,9 +424,13 @@ impl Source {
     async fn planned_blob(&self, round: Round, entry: &Planned) -> Result<Bytes, BlobsError> {
         let keep = Keep::Contribution(round, entry.peer);
         let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
-        self.blobs
-            .fetch(&self.endpoint, &entry.blob, size, &providers, &keep)
-            .await
+        self.urgently(&entry.blob, size, &providers, &keep).await
+    }
+
+    /// Fetches something that is waited for.
+    async fn urgently(&self, hash: &Hash, size: Size, providers: &[PeerId], keep: &Keep) -> Result<Bytes, BlobsError> {
+        let _urgent = Urgent::new(&self.urgent);
+        self.blobs.fetch(&self.endpoint, hash, size, providers, keep).await
     }
 
     /// θ and momentum with these roots, from whoever has them; asks until somebody does.
@@ -438,7 +446,7 @@ impl Source {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let providers: Vec<PeerId> = self.charter.keys().collect();
         loop {
-            match self.blobs.fetch(&self.endpoint, &hash, size, &providers, keep).await {
+            match self.urgently(&hash, size, &providers, keep).await {
                 Ok(bytes) => return bytes,
                 Err(error) => {
                     tracing::warn!("waiting for parameters {}: {error}", hash.short());

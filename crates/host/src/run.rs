@@ -2,7 +2,7 @@
 
 use crate::{
     blobs::{Blobs, Keep, Size},
-    effects::World,
+    effects::{Progress, World},
     folder::{Folder, FolderError},
     identity,
     merging::state_of,
@@ -136,7 +136,7 @@ pub async fn run(
         log,
         manner,
         done: false,
-        missing: 0,
+        progress: Progress::default(),
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
     Ok(seal::write(&folder)?)
@@ -186,8 +186,8 @@ struct Running<T> {
     manner: Manner,
     /// Whether it was told that the run is done.
     done: bool,
-    /// How many missed blobs it was told of last.
-    missing: usize,
+    /// What was last said of the fetching of what it missed.
+    progress: Progress,
 }
 
 impl<T: FnMut(&Value)> Running<T> {
@@ -265,7 +265,7 @@ impl<T: FnMut(&Value)> Running<T> {
         }
         self.after_step(node)?;
         let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
-        let mut missing = world.missing();
+        let mut progress = world.progress();
         loop {
             self.carry_out(world, &mut effects).await?;
             if node.is_live() {
@@ -276,17 +276,14 @@ impl<T: FnMut(&Value)> Running<T> {
                 died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
                 _ = traffic.tick() => {
                     self.report_traffic();
-                    let now = *missing.borrow();
-                    if now != self.missing {
-                        self.report_missing(now);
-                    }
+                    self.report_progress(*progress.borrow_and_update());
                     continue
                 }
-                Ok(()) = missing.changed() => {
-                    let now = *missing.borrow_and_update();
+                Ok(()) = progress.changed() => {
+                    let now = *progress.borrow_and_update();
                     // its beginning and its end at once, what is between once a second
-                    if now == 0 || self.missing == 0 {
-                        self.report_missing(now);
+                    if now.missing == 0 || self.progress.missing == 0 {
+                        self.report_progress(now);
                     }
                     continue
                 }
@@ -344,10 +341,13 @@ impl<T: FnMut(&Value)> Running<T> {
         Ok(())
     }
 
-    /// Says how many blobs are still to be fetched that this node missed while it was away.
-    fn report_missing(&mut self, missing: usize) {
-        self.log.tell(&json!({ "event": "backfill", "missing": missing }));
-        self.missing = missing;
+    /// Says how many blobs that this node missed were fetched, and how many are still to be.
+    fn report_progress(&mut self, now: Progress) {
+        if now != self.progress {
+            self.log
+                .tell(&json!({ "event": "backfill", "missing": now.missing, "fetched": now.fetched }));
+            self.progress = now;
+        }
     }
 
     fn report_traffic(&mut self) {

@@ -8,7 +8,7 @@ use crate::{
 };
 use atoll_consensus::verify_certificate;
 use atoll_ledger::{Event, RoundRecord, Scored, Standing, State};
-use atoll_protocol::{Charter, Hash, Height, PeerId, Round, encode};
+use atoll_protocol::{Action, Charter, Hash, Height, PeerId, Round, encode};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -29,7 +29,11 @@ pub(super) struct History {
 }
 
 /// Checks the ledger's file; gives what could be read, up to the first fault.
-pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderReport) -> Option<History> {
+pub(super) fn check(
+    folder: &Folder,
+    (charter, owner): (&Arc<Charter>, Option<PeerId>),
+    report: &mut FolderReport,
+) -> Option<History> {
     let path = folder.ledger();
     if !path.exists() {
         report.problem(path.display(), "is missing");
@@ -41,7 +45,7 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, report: &mut Folder
         if bound.as_deref() != Some(charter.genesis().as_bytes()) {
             return Err(RecordError::OtherRun(path.clone()));
         }
-        read_blocks(folder, charter, report)
+        read_blocks(folder, (charter, owner), report)
     }));
     match read {
         Ok(Ok(history)) => Some(history),
@@ -56,7 +60,11 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, report: &mut Folder
     }
 }
 
-fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderReport) -> Result<History, RecordError> {
+fn read_blocks(
+    folder: &Folder,
+    (charter, owner): (&Arc<Charter>, Option<PeerId>),
+    report: &mut FolderReport,
+) -> Result<History, RecordError> {
     let mut history = History::default();
     let mut state = State::genesis(charter.clone());
     let validators = state.validators();
@@ -77,6 +85,11 @@ fn read_blocks(folder: &Folder, charter: &Arc<Charter>, report: &mut FolderRepor
             }
         }
         report.transactions += block.transactions.len() as u64;
+        let said = block.transactions.iter().filter(|said| Some(said.signer) == owner);
+        report.merged.extend(said.filter_map(|said| match said.body.action {
+            Action::MergeRoot { round, .. } => Some(round),
+            _ => None,
+        }));
         report.block_bytes += encode(&block).len() as u64;
         report.height = height;
         state = next;

@@ -18,19 +18,26 @@ pub(super) fn check_blobs(folder: &Folder, report: &mut FolderReport) {
         .iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "data"))
     {
-        if path.with_extension("bitfield").exists() {
-            report.notes.push(format!("{} is still being fetched", path.display()));
-            continue;
-        }
         match check_blob(path) {
             Ok((true, bytes)) => {
                 report.blobs += 1;
                 report.blob_bytes += bytes;
             }
+            Ok((false, _)) if is_partial(path) => {
+                report.notes.push(format!("{} is still being fetched", path.display()));
+            }
             Ok((false, _)) => report.problem(path.display(), "its content does not have the hash in its name"),
             Err(error) => report.problem(path.display(), error),
         }
     }
+}
+
+/// Whether the store has marked the blob as not all there: with what it has of it, or, before it could write that
+/// down, with its size.
+pub(super) fn is_partial(path: &Path) -> bool {
+    ["bitfield", "sizes4"]
+        .iter()
+        .any(|mark| path.with_extension(mark).exists())
 }
 
 fn check_blob(path: &Path) -> io::Result<(bool, u64)> {

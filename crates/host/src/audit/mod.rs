@@ -58,6 +58,8 @@ pub struct FolderReport {
     pub computed: BTreeSet<Round>,
     /// Rounds for which something is not here, and what.
     pub gaps: Vec<(Round, String)>,
+    /// Rounds that the node said, signed, to have merged: it had everything.
+    pub merged: BTreeSet<Round>,
     /// Rounds whose blobs were collected by the charter's rule.
     pub collected: u32,
     /// Blobs whose hash was checked, and their bytes.
@@ -282,7 +284,8 @@ fn compare(report: &mut Report) {
 }
 
 /// A node that was away may lack what others have: a round that is computed again from one of the folders is
-/// proven for all of that run, since their ledgers are one (else that is a fault). What none can compute is a fault.
+/// proven for all of that run, since their ledgers are one (else that is a fault). What none can compute is a fault,
+/// and so is what a node had and has not any more.
 fn fill_gaps(report: &mut Report) {
     let proven: BTreeSet<(Option<Hash>, Round)> = report
         .folders
@@ -292,7 +295,9 @@ fn fill_gaps(report: &mut Report) {
     for folder in &mut report.folders {
         for (round, what) in std::mem::take(&mut folder.gaps) {
             let place = format!("{}: round {round}", folder.path.display());
+            let had = folder.merged.contains(&round);
             match proven.contains(&(folder.genesis, round)) {
+                _ if had => folder.problem(place, format!("{what}; its node said that it merged the round")),
                 true => folder.notes.push(format!("{place}: {what}")),
                 false => folder.problem(place, &what),
             }
@@ -318,7 +323,7 @@ fn audit_folder(folder: &Folder, progress: &mut impl FnMut(&str)) -> FolderRepor
     progress(&format!("{name}: blobs"));
     files::check_blobs(folder, &mut report);
     progress(&format!("{name}: blocks and certificates"));
-    let history = chain::check(folder, &charter, &mut report);
+    let history = chain::check(folder, (&charter, owner), &mut report);
     progress(&format!("{name}: merges and checkpoints"));
     if let Some(history) = history {
         replay::check(folder, &charter, &history, &mut report);
@@ -414,6 +419,8 @@ mod tests {
             folder.gaps = vec![(Round(0), "gone".into()), (Round(1), "gone".into())];
             folder
         };
+        let mut had = lacks();
+        had.merged = [Round(1)].into();
         let has = |rounds: &[u32], genesis| FolderReport {
             genesis,
             computed: rounds.iter().copied().map(Round).collect(),
@@ -425,5 +432,8 @@ mod tests {
         assert_eq!(faults(compared(vec![lacks(), has(&[0, 1], Some(Hash::ZERO))])), 0);
         assert_eq!(faults(compared(vec![lacks(), has(&[0, 1], Some(Hash([1; 32])))])), 2);
         assert_eq!(faults(compared(vec![lacks(), lacks()])), 2);
+        let report = compared(vec![had, has(&[0, 1], Some(Hash::ZERO))]);
+        assert!(report.folders[0].notes[0].starts_with("a: round 0"), "{report:?}");
+        assert_eq!(report.folders[0].problems.len(), 1, "it had round 1: {report:?}");
     }
 }

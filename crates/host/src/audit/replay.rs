@@ -1,6 +1,10 @@
 //! θ from genesis: every merge and outer step computed again, every checkpoint made again and compared.
 
-use super::{FolderReport, chain::History, files::blob};
+use super::{
+    FolderReport,
+    chain::History,
+    files::{blob, is_partial},
+};
 use crate::{
     folder::Folder,
     merging::{apply_plan, plan_of, read_plan, state_of, take_out},
@@ -24,8 +28,12 @@ use thiserror::Error;
 
 /// Something that a node which was away may not have.
 #[derive(Debug, Error)]
-#[error("{0}")]
-struct NotHere(String);
+#[error("{what}")]
+struct NotHere {
+    /// Of this round.
+    round: Round,
+    what: String,
+}
 
 struct Replay<'a> {
     folder: &'a Folder,
@@ -148,13 +156,11 @@ impl Replay<'_> {
                 }
                 self.state = (ours == agreed).then_some(state);
             }
-            Err(_) if self.needs_collected(record, last) => {
-                report.collected += 1;
-                self.state = None;
-            }
             Err(error) => {
                 match error.downcast::<NotHere>() {
-                    Ok(NotHere(what)) => report.gaps.push((record.round, what)),
+                    // what is taken out may be older than the round, and not kept any more
+                    Ok(missing) if self.is_collected(missing.round, last) => report.collected += 1,
+                    Ok(missing) => report.gaps.push((record.round, missing.what)),
                     Err(error) => report.problem(place, format!("{error:#}")),
                 }
                 self.state = None;
@@ -166,24 +172,19 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether computing a round again needs what the charter lets go of: what is taken out may be older.
-    fn needs_collected(&self, record: &RoundRecord, last: u32) -> bool {
-        let taken_out = record.excisions.iter().map(|excision| excision.of.round);
-        taken_out
-            .chain([record.round])
-            .any(|round| self.is_collected(round, last))
-    }
-
     fn is_collected(&self, round: Round, last: u32) -> bool {
         let retention = self.charter.round.retention;
         retention > 0 && u64::from(round.0) + u64::from(retention) <= u64::from(last)
     }
 
     fn merge(&self, record: &RoundRecord) -> anyhow::Result<Merged> {
-        let unknown = || NotHere("θ before it is not here, so it cannot be computed again".into());
+        let unknown = || NotHere {
+            round: record.round,
+            what: "θ before it is not here, so it cannot be computed again".into(),
+        };
         let state = self.state.as_ref().ok_or_else(unknown)?;
         let plan = record.plan();
-        let blobs = self.blobs(&plan)?;
+        let blobs = self.blobs(&plan, record.round)?;
         let read = read_plan(
             &plan,
             blobs,
@@ -201,25 +202,25 @@ impl Replay<'_> {
         let mut merged = apply_plan(state, &plan, &read, (self.charter, &self.layout, &record.terms))?;
         for excision in &record.excisions {
             let plan = plan_of(excision);
-            let blobs = self.blobs(&plan)?;
+            let blobs = self.blobs(&plan, excision.of.round)?;
             merged.state = take_out(&merged.state, excision, blobs, (self.charter, &self.layout))?;
         }
         Ok(merged)
     }
 
-    fn blobs(&self, plan: &[Planned]) -> anyhow::Result<Vec<Bytes>> {
+    fn blobs(&self, plan: &[Planned], round: Round) -> anyhow::Result<Vec<Bytes>> {
         let of = |entry: &Planned| {
             let path = self.folder.blob(&entry.blob);
             let (peer, place) = (self.charter.name_of(&entry.peer), path.display());
             let Some(bytes) = blob(self.folder, &entry.blob) else {
-                // what is not all there is not damaged
-                if path.exists() && !path.with_extension("bitfield").exists() {
+                if path.exists() && !is_partial(&path) {
                     bail!("the contribution of {peer} is damaged: {place}");
                 }
-                bail!(NotHere(format!(
+                let what = format!(
                     "the contribution of {peer} is not here: {place}; a node that was away fetches it when it runs, \
                      and one that lost it when its blobs folder is moved away first"
-                )));
+                );
+                bail!(NotHere { round, what });
             };
             Ok(Bytes::from(bytes))
         };

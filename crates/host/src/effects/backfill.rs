@@ -7,7 +7,7 @@
 
 use super::Source;
 use crate::blobs::{BlobsError, Keep, Size};
-use atoll_ledger::{Outcome, RoundRecord};
+use atoll_ledger::{Outcome, Planned, Roots, RoundRecord};
 use atoll_protocol::{Hash, PeerId, Round};
 use std::{
     collections::VecDeque,
@@ -18,14 +18,17 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TryRecvError},
+        watch,
+    },
     task::JoinSet,
 };
 
 /// Before everything that nobody served is asked for again.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Counts what a round waits for, as long as it lives.
+/// Counts fetches for which a round, an audit or a score waits, each as long as it lives.
 pub(super) struct Urgent(watch::Sender<usize>);
 
 impl Urgent {
@@ -52,15 +55,25 @@ struct Kept {
     author: Option<PeerId>,
 }
 
+/// How far it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Blobs that are not here yet.
+    pub(crate) missing: usize,
+    /// Blobs that were missing and were fetched.
+    pub(crate) fetched: usize,
+}
+
 /// The fetching of what was missed.
 pub(super) struct Backfill {
     queue: mpsc::UnboundedSender<Kept>,
     /// Of rounds that ended and are not handed over yet: what follows from their end comes first.
     ended: Vec<Kept>,
+    /// θ after the newest of them, which this node makes or fetches anyway.
+    newest: Vec<Kept>,
     /// The first round of which blobs are kept.
     first: Arc<AtomicU32>,
-    urgent: watch::Sender<usize>,
-    missing: watch::Receiver<usize>,
+    progress: watch::Receiver<Progress>,
     /// Bytes of θ, where everything between the first kept round and the last is wanted.
     theta: Option<u64>,
 }
@@ -68,50 +81,37 @@ pub(super) struct Backfill {
 impl Backfill {
     pub(super) fn start(source: Source, tasks: &mut JoinSet<()>) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
-        let first = Arc::default();
-        let (urgent, count) = watch::channel(0);
-        let (told, missing) = watch::channel(0);
+        let (told, progress) = watch::channel(Progress::default());
+        let (first, urgent) = (Arc::default(), source.urgent.subscribe());
         // from genesis on contributions are enough; later θs follow from them
         let keeps_all = source.charter.round.retention == 0;
         let theta = (!keeps_all).then_some(4 * source.layout.parameters as u64);
-        let filler = Filler {
-            place: source,
-            missing: VecDeque::new(),
-            told,
-            first: Arc::clone(&first),
-            urgent: count,
-        };
+        let filler = Filler::new(source, told, Arc::clone(&first), urgent);
         tasks.spawn(filler.work(waiting));
         Self {
             queue,
             ended: Vec::new(),
+            newest: Vec::new(),
             first,
-            urgent,
-            missing,
+            progress,
             theta,
         }
     }
 
-    /// Something that a round waits for is being fetched until the answer is dropped.
-    pub(super) fn urgent(&self) -> Urgent {
-        Urgent::new(&self.urgent)
-    }
-
-    /// For what gets urgent later.
-    pub(super) fn urgency(&self) -> watch::Sender<usize> {
-        self.urgent.clone()
-    }
-
-    /// How many blobs are missing, as it changes.
-    pub(super) fn missing(&self) -> watch::Receiver<usize> {
-        self.missing.clone()
+    /// How far it is, as that changes.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
     }
 
     /// A round is over.
     pub(super) fn round_ended(&mut self, record: &RoundRecord) {
-        let Outcome::Closed(roots) = record.outcome else { return };
-        let round = record.round;
-        let contributions = record.plan().into_iter().map(|planned| Kept {
+        if let Outcome::Closed(roots) = record.outcome {
+            self.closed(record.round, roots, record.plan());
+        }
+    }
+
+    fn closed(&mut self, round: Round, roots: Roots, plan: Vec<Planned>) {
+        let contributions = plan.into_iter().map(|planned| Kept {
             round,
             hash: planned.blob,
             size: Size::Exactly(planned.bytes.0),
@@ -119,6 +119,7 @@ impl Backfill {
             author: Some(planned.peer),
         });
         self.ended.extend(contributions);
+        self.ended.append(&mut self.newest);
         let Some(bytes) = self.theta else { return };
         let parts = [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)];
         let parts = parts.into_iter().flatten().map(|hash| Kept {
@@ -128,7 +129,7 @@ impl Backfill {
             keep: Keep::Theta(round.next()),
             author: None,
         });
-        self.ended.extend(parts);
+        self.newest.extend(parts);
     }
 
     /// Blobs of rounds before `first` are not kept.
@@ -149,8 +150,8 @@ impl Backfill {
 trait Place {
     /// Has it kept, and says whether it is here.
     async fn keeps(&self, kept: &Kept) -> Result<bool, BlobsError>;
-    /// Gets it from somebody who has it.
-    async fn fetch(&self, kept: &Kept) -> Result<(), BlobsError>;
+    /// Gets it from somebody who has it; who is asked first depends on `turn`.
+    async fn fetch(&self, kept: &Kept, turn: usize) -> Result<(), BlobsError>;
 }
 
 impl Place for Source {
@@ -160,15 +161,15 @@ impl Place for Source {
         self.blobs.has(&kept.hash).await
     }
 
-    async fn fetch(&self, kept: &Kept) -> Result<(), BlobsError> {
+    async fn fetch(&self, kept: &Kept, turn: usize) -> Result<(), BlobsError> {
         let mut providers: Vec<PeerId> = match kept.author {
             Some(author) => self.providers_after(author),
             None => self.charter.keys().collect(),
         };
-        // not everybody asks the same peer first
+        // not everybody asks the same peer first, and nobody always
         let mine = providers.iter().position(|peer| *peer == self.me).unwrap_or_default();
         let others = providers.len() - usize::from(kept.author.is_some());
-        providers[..others].rotate_left(mine.min(others));
+        providers[..others].rotate_left((mine + turn) % others.max(1));
         let fetched = self
             .blobs
             .fetch(&self.endpoint, &kept.hash, kept.size, &providers, &kept.keep);
@@ -179,45 +180,88 @@ impl Place for Source {
 struct Filler<P> {
     place: P,
     missing: VecDeque<Kept>,
-    told: watch::Sender<usize>,
+    fetched: usize,
+    /// Attempts that came to nothing, or were cut short.
+    turn: usize,
+    told: watch::Sender<Progress>,
     first: Arc<AtomicU32>,
     urgent: watch::Receiver<usize>,
 }
 
+/// What came of an attempt.
+enum Attempt {
+    /// It is here, or not kept any more.
+    Settled,
+    /// Something urgent came between.
+    Cut,
+    Failed(BlobsError),
+}
+
 impl<P: Place> Filler<P> {
+    fn new(place: P, told: watch::Sender<Progress>, first: Arc<AtomicU32>, urgent: watch::Receiver<usize>) -> Self {
+        Self {
+            place,
+            missing: VecDeque::new(),
+            fetched: 0,
+            turn: 0,
+            told,
+            first,
+            urgent,
+        }
+    }
+
     async fn work(mut self, mut waiting: mpsc::UnboundedReceiver<Kept>) {
-        let mut failed = 0; // in a row
+        let (mut failed, mut said) = (0, 0); // in a row; in the last warning
         loop {
-            if self.missing.is_empty() {
-                let Some(kept) = waiting.recv().await else { return };
-                self.note(kept).await;
-            }
-            while let Ok(kept) = waiting.try_recv() {
-                self.note(kept).await;
-            }
-            self.tell();
-            if self.urgent.wait_for(|count| *count == 0).await.is_err() {
+            let next = match self.missing.is_empty() {
+                true => waiting.recv().await,
+                false => None,
+            };
+            if self.missing.is_empty() && next.is_none() {
                 return; // the world ends
             }
-            let Some(kept) = self.missing.pop_front() else { continue };
-            match self.try_to_get(&kept).await {
-                None => self.missing.push_front(kept), // it goes on where it was
-                Some(true) => failed = 0,
-                Some(false) => {
-                    self.missing.push_back(kept);
-                    failed += 1;
+            // what is fetched at this moment is not missed
+            if self.urgent.wait_for(|count| *count == 0).await.is_err() {
+                return;
+            }
+            if let Some(kept) = next {
+                self.note(kept).await;
+            }
+            loop {
+                match waiting.try_recv() {
+                    Ok(kept) => self.note(kept).await,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
                 }
             }
             self.tell();
-            if failed > 0 && failed >= self.missing.len() {
-                tracing::warn!(
-                    "nobody who is there has {} blobs that this node missed; they are asked for again in {} s",
-                    self.missing.len(),
-                    AGAIN.as_secs()
-                );
-                tokio::time::sleep(AGAIN).await;
-                failed = 0;
+            let Some(kept) = self.missing.pop_front() else { continue };
+            match self.attempt(&kept).await {
+                Attempt::Settled => failed = 0,
+                Attempt::Cut => {
+                    self.missing.push_front(kept); // what came of it stays, and it goes on from there
+                    self.turn += 1;
+                }
+                Attempt::Failed(error) => {
+                    self.missing.push_back(kept);
+                    self.turn += 1;
+                    failed += 1;
+                    let missing = self.missing.len();
+                    if failed < missing {
+                        continue;
+                    }
+                    if missing != said {
+                        let wait = AGAIN.as_secs();
+                        tracing::warn!(
+                            "{missing} blobs that this node missed are not to be had: {error}; they are asked for again every {wait} s"
+                        );
+                        said = missing;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                    failed = 0;
+                }
             }
+            self.tell();
         }
     }
 
@@ -233,24 +277,28 @@ impl<P: Place> Filler<P> {
     }
 
     fn tell(&self) {
-        let missing = self.missing.len();
-        self.told
-            .send_if_modified(|told| std::mem::replace(told, missing) != missing);
+        let now = Progress {
+            missing: self.missing.len(),
+            fetched: self.fetched,
+        };
+        self.told.send_if_modified(|told| std::mem::replace(told, now) != now);
     }
 
-    /// Whether nothing is left to do for it; nothing if something urgent came between.
-    async fn try_to_get(&mut self, kept: &Kept) -> Option<bool> {
-        if !self.is_wanted(kept) || matches!(self.place.keeps(kept).await, Ok(true)) {
-            return Some(true);
+    async fn attempt(&mut self, kept: &Kept) -> Attempt {
+        if !self.is_wanted(kept) {
+            return Attempt::Settled;
         }
         let fetched = tokio::select! {
-            fetched = self.place.fetch(kept) => fetched,
-            _ = self.urgent.wait_for(|count| *count > 0) => return None,
+            fetched = self.place.fetch(kept, self.turn) => fetched,
+            Ok(_) = self.urgent.wait_for(|count| *count > 0) => return Attempt::Cut,
         };
-        if let Err(error) = &fetched {
-            tracing::debug!("missed in round {}: {error}", kept.round);
+        match fetched {
+            Ok(()) => {
+                self.fetched += 1;
+                Attempt::Settled
+            }
+            Err(error) => Attempt::Failed(error),
         }
-        Some(fetched.is_ok())
     }
 }
 
@@ -267,6 +315,8 @@ mod tests {
         asked: Mutex<Vec<u32>>,
         /// Whoever is asked answers after so long.
         slow: Duration,
+        /// One of two never answers.
+        stalls: bool,
     }
 
     impl Place for Arc<World> {
@@ -274,8 +324,11 @@ mod tests {
             Ok(self.here.lock().unwrap().contains(&kept.round.0))
         }
 
-        async fn fetch(&self, kept: &Kept) -> Result<(), BlobsError> {
+        async fn fetch(&self, kept: &Kept, turn: usize) -> Result<(), BlobsError> {
             self.asked.lock().unwrap().push(kept.round.0);
+            if self.stalls && turn.is_multiple_of(2) {
+                std::future::pending::<()>().await;
+            }
             tokio::time::sleep(self.slow).await;
             match self.served.lock().unwrap().contains(&kept.round.0) {
                 true => {
@@ -292,28 +345,22 @@ mod tests {
         queue: mpsc::UnboundedSender<Kept>,
         first: Arc<AtomicU32>,
         urgent: watch::Sender<usize>,
-        missing: watch::Receiver<usize>,
+        progress: watch::Receiver<Progress>,
     }
 
     fn start(world: World) -> Test {
         let (queue, waiting) = mpsc::unbounded_channel();
         let (urgent, count) = watch::channel(0);
-        let (told, missing) = watch::channel(0);
+        let (told, progress) = watch::channel(Progress::default());
         let (world, first) = (Arc::new(world), Arc::default());
-        let filler = Filler {
-            place: Arc::clone(&world),
-            missing: VecDeque::new(),
-            told,
-            first: Arc::clone(&first),
-            urgent: count,
-        };
+        let filler = Filler::new(Arc::clone(&world), told, Arc::clone(&first), count);
         tokio::spawn(filler.work(waiting));
         Test {
             world,
             queue,
             first,
             urgent,
-            missing,
+            progress,
         }
     }
 
@@ -331,7 +378,7 @@ mod tests {
         }
 
         async fn misses(&mut self, wanted: usize) {
-            self.missing.wait_for(|missing| *missing == wanted).await.unwrap();
+            self.progress.wait_for(|now| now.missing == wanted).await.unwrap();
         }
 
         fn serves(&self, rounds: impl IntoIterator<Item = u32>) {
@@ -379,7 +426,7 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(5)).await;
         let urgent = Urgent::new(&test.urgent); // in the middle of a fetch
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(*test.missing.borrow(), 2);
+        assert_eq!(test.progress.borrow().missing, 2);
         assert_eq!(*test.world.asked.lock().unwrap(), [0]);
         drop(urgent);
         test.misses(0).await;
@@ -397,5 +444,81 @@ mod tests {
         test.serves([3]);
         test.misses(0).await;
         assert!(!test.world.here.lock().unwrap().contains(&2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_never_answers_keeps_nobody_else_from_being_asked() {
+        let mut test = start(World {
+            stalls: true,
+            ..World::default()
+        });
+        test.serves(0..3);
+        (0..3).for_each(|round| test.ended(round));
+        test.misses(3).await;
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let _urgent = Urgent::new(&test.urgent);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        test.misses(0).await;
+        assert_eq!(test.progress.borrow().fetched, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_fetched_for_a_round_is_not_missed() {
+        let mut test = start(World::default());
+        let urgent = Urgent::new(&test.urgent);
+        test.ended(0);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        test.world.here.lock().unwrap().insert(0);
+        drop(urgent);
+        test.serves([1]);
+        test.ended(1);
+        test.progress.wait_for(|now| now.fetched == 1).await.unwrap();
+        assert_eq!(*test.world.asked.lock().unwrap(), [1]);
+    }
+
+    #[test]
+    fn where_not_everything_is_kept_the_parameters_between_are_wanted_but_the_newest() {
+        let (queue, mut waiting) = mpsc::unbounded_channel();
+        let (_, progress) = watch::channel(Progress::default());
+        let mut backfill = Backfill {
+            queue,
+            ended: Vec::new(),
+            newest: Vec::new(),
+            first: Arc::default(),
+            progress,
+            theta: Some(400),
+        };
+        let roots = |round: u8| Roots {
+            theta: Hash([round; 32]),
+            momentum: Some(Hash([100 + round; 32])),
+        };
+        let mut handed = |backfill: &mut Backfill| {
+            backfill.fill();
+            std::iter::from_fn(|| waiting.try_recv().ok()).collect::<Vec<Kept>>()
+        };
+        backfill.closed(Round(0), roots(0), Vec::new());
+        assert_eq!(handed(&mut backfill), []);
+        backfill.closed(Round(1), roots(1), Vec::new());
+        let wanted: Vec<_> = handed(&mut backfill)
+            .into_iter()
+            .map(|kept| (kept.round, kept.hash, kept.size, kept.keep))
+            .collect();
+        let of_round_0 = |hash| (Round(1), hash, Size::Exactly(400), Keep::Theta(Round(1)));
+        assert_eq!(wanted, [of_round_0(Hash([0; 32])), of_round_0(Hash([100; 32]))]);
+
+        backfill.collect(Round(3));
+        backfill.closed(Round(2), roots(2), Vec::new());
+        assert_eq!(
+            handed(&mut backfill),
+            [],
+            "θ after round 1 is that of round 2, which is not kept"
+        );
+        backfill.theta = None;
+        backfill.newest.clear();
+        backfill.closed(Round(3), roots(3), Vec::new());
+        backfill.closed(Round(4), roots(4), Vec::new());
+        assert_eq!(handed(&mut backfill), []);
     }
 }

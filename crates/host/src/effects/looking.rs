@@ -1,7 +1,7 @@
 //! Contributions of others that are made again or measured here: what that needs is fetched, and threads beside the
 //! trainer do it.
 
-use super::{RETRY, Source, World, backfill::Urgent};
+use super::{RETRY, Source, World};
 use crate::{
     blobs::{Keep, Size},
     merging::state_of,
@@ -119,20 +119,17 @@ impl World {
         }
         let tasks = self.looking.scorer.as_ref().map(|(tasks, _)| tasks.clone());
         let (source, inputs, ahead) = (self.source.clone(), self.inputs.clone(), self.looking.ahead.clone());
-        let (since, count) = (case.since, self.backfill.urgency());
+        let since = case.since;
         let fetch = self.tasks.spawn(async move {
             let turn = ahead.acquire_owned().await.ok();
-            let urgent = Urgent::new(&count);
             let (round, blob, bytes) = (case.reveal.round, case.reveal.blob, case.reveal.bytes);
             let fetched = insistently(|| async {
                 let (providers, keep) = (source.providers(author), Keep::Contribution(round, author));
                 let size = Size::Exactly(bytes.0);
-                let sent = source.blobs.fetch(&source.endpoint, &blob, size, &providers, &keep);
+                let sent = source.urgently(&blob, size, &providers, &keep);
                 Ok((sent.await?, source.theta_of(round, case.base.theta).await?))
             });
-            let fetched = fetched.await;
-            drop(urgent);
-            match fetched {
+            match fetched.await {
                 Ok((sent, theta)) => {
                     let task = Task::Score(Box::new(ToScore {
                         author,
@@ -165,13 +162,9 @@ impl World {
         }
         let tasks = self.looking.replayer.as_ref().map(|(tasks, _)| tasks.clone());
         let (source, inputs, since) = (self.source.clone(), self.inputs.clone(), case.since);
-        let count = self.backfill.urgency();
         let fetch = self.tasks.spawn(async move {
             let round = case.worked.last.reveal.round;
-            let urgent = Urgent::new(&count);
-            let material = insistently(|| source.material(author, &case, kib_micros)).await;
-            drop(urgent);
-            match material {
+            match insistently(|| source.material(author, &case, kib_micros)).await {
                 Ok(Some((material, sent))) => {
                     let (closing, asked) = oneshot::channel();
                     let state = case.worked.last.reveal.states.closing;
@@ -184,7 +177,6 @@ impl World {
                     }));
                     tasks.map(|tasks| tasks.send(task));
                     if let Ok(answer) = asked.await {
-                        let _urgent = Urgent::new(&count);
                         let _ = answer.send(source.state(author, round, state, kib_micros).await);
                     }
                 }
@@ -236,7 +228,7 @@ impl Source {
         let contribution = |work: &Work| {
             let (blob, size) = (work.reveal.blob, Size::Exactly(work.reveal.bytes.0));
             let (providers, keep) = (self.providers(author), Keep::Contribution(work.reveal.round, author));
-            async move { self.blobs.fetch(&self.endpoint, &blob, size, &providers, &keep).await }
+            async move { self.urgently(&blob, size, &providers, &keep).await }
         };
         let sent = contribution(last).await?;
         let ahead = last.reveal.ahead.map(|ahead| ahead.from);
@@ -276,11 +268,9 @@ impl Source {
                 .saturating_mul(STATE_SLACK),
         );
         let begun = Instant::now();
+        let size = Size::AtMost(most);
+        let mut fetched = self.urgently(&state, size, &providers, &keep).await;
         loop {
-            let fetched = self
-                .blobs
-                .fetch(&self.endpoint, &state, Size::AtMost(most), &providers, &keep)
-                .await;
             match fetched {
                 Ok(bytes) => return Some(bytes),
                 Err(error) => tracing::debug!("state of {}: {error}", self.charter.name_of(&author)),
@@ -289,6 +279,7 @@ impl Source {
                 return None;
             }
             tokio::time::sleep(RETRY).await;
+            fetched = self.blobs.fetch(&self.endpoint, &state, size, &providers, &keep).await;
         }
     }
 
@@ -296,8 +287,7 @@ impl Source {
     async fn theta_of(&self, round: Round, theta: Hash) -> anyhow::Result<Bytes> {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let (providers, keep) = (self.charter.keys().collect::<Vec<PeerId>>(), Keep::Theta(round));
-        let fetched = self.blobs.fetch(&self.endpoint, &theta, size, &providers, &keep);
-        Ok(fetched.await?)
+        Ok(self.urgently(&theta, size, &providers, &keep).await?)
     }
 
     /// θ and momentum of a round that is over.
@@ -310,7 +300,7 @@ impl Source {
             .flatten()
         {
             let keep = Keep::Theta(round);
-            fetched.push(self.blobs.fetch(&self.endpoint, &root, size, &providers, &keep).await?);
+            fetched.push(self.urgently(&root, size, &providers, &keep).await?);
         }
         let theta = fetched.first().context("θ has a root")?;
         state_of(&self.charter, &self.layout, theta, fetched.get(1).map(|bytes| &**bytes))
