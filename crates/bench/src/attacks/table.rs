@@ -134,12 +134,19 @@ fn head((size, replicas, liars): (&str, u32, u32), what: &str) -> String {
 
 fn detail(rows: &[Row], network: (&str, u32, u32), text: &mut String) {
     text.push_str(&head(network, &format!("`{DEFAULT}` with audits")));
-    text.push_str("| liar | loss | extra % | caught | rounds | how | honest kept out % | honest barred |\n");
-    text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    text.push_str(
+        "| liar | loss | extra % | to all honest % | caught | rounds | how | honest kept out % | honest barred |\n",
+    );
+    text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    let mut honest = rows.iter().filter(|row| row.spec.audits && row.spec.liars == 0);
+    let honest = honest.find(|row| is(row, network)).and_then(|row| row.loss);
     for row in rows.iter().filter(|row| row.spec.audits && is(row, network)) {
         let name = if row.spec.liars == 0 { "none" } else { &row.spec.liar };
         let loss = row.loss.map_or("diverged".into(), |loss| format!("{loss:.4}"));
         let rounds = row.detection.map_or(String::new(), |rounds| rounds.to_string());
+        let to_all = row.loss.zip(honest).map_or(String::new(), |(loss, honest)| {
+            format!("{:+.2}", 100.0 * (loss / honest - 1.0))
+        });
         let (caught, of) = (row.caught, row.spec.liars * row.seeds);
         let (extra, barred) = (percent(row), row.barred_honest);
         let reason = if row.broken.is_empty() {
@@ -151,7 +158,7 @@ fn detail(rows: &[Row], network: (&str, u32, u32), text: &mut String) {
         // writing into a string cannot fail
         let _ = writeln!(
             text,
-            "| {name} | {loss} | {extra} | {caught} of {of} | {rounds} | {reason} | {out:.1} | {barred} |"
+            "| {name} | {loss} | {extra} | {to_all} | {caught} of {of} | {rounds} | {reason} | {out:.1} | {barred} |"
         );
     }
     text.push('\n');
@@ -241,6 +248,9 @@ mod tests {
             "{rows:?}"
         );
         let text = markdown(&rows);
-        assert!(text.contains("| lazy | 3.0700 | +2.00 ± 1.00 | 2 of 2 | 7 |"), "{text}");
+        assert!(
+            text.contains("| lazy | 3.0700 | +2.00 ± 1.00 | +2.33 | 2 of 2 | 7 |"),
+            "{text}"
+        );
     }
 }

@@ -121,7 +121,7 @@ fn line(spec: &Spec, result: &RunResult) -> String {
 
 fn head(preset: Preset, data: Option<&Path>, text: &Text) -> String {
     format!(
-        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}. Losses are held-out nats per byte; extra loss is relative to the run of the same seed in which nobody lies, ± half the range where there are three seeds. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then.\n\n",
+        "# `atoll bench attacks --preset {}`\n\natoll {}, corpus {}, manifest {}. Losses are held-out nats per byte; extra loss is relative to the run of the same seed in which nobody lies, ± half the range where there are three seeds, and of the mean loss to that of all honest runs, of which there are more. Caught: refused, kept out by a gate, excluded, or found guilty by those who made its work again; rounds are until then.\n\n",
         preset.name(),
         env!("CARGO_PKG_VERSION"),
         data.map_or("the project's sources".to_string(), |path| path.display().to_string()),
