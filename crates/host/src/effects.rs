@@ -350,6 +350,12 @@ impl World {
     }
 }
 
+/// The addresses of θ and of its momentum, which is no blob before the first outer step.
+fn parts(roots: Roots) -> impl Iterator<Item = Hash> {
+    let momentum = roots.momentum.filter(|root| *root != Hash::ZERO);
+    std::iter::once(roots.theta).chain(momentum)
+}
+
 impl Source {
     /// Everyone, `last` at the end: a quorum has what is to be merged, and its author may stall.
     fn providers_after(&self, last: PeerId) -> Vec<PeerId> {
@@ -416,15 +422,11 @@ impl Source {
     async fn plan_blobs(&self, round: Round, plan: &[Planned]) -> Result<Vec<Bytes>, BlobsError> {
         let mut blobs = Vec::with_capacity(plan.len());
         for entry in plan {
-            blobs.push(self.planned_blob(round, entry).await?);
+            let keep = Keep::Contribution(round, entry.peer);
+            let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
+            blobs.push(self.urgently(&entry.blob, size, &providers, &keep).await?);
         }
         Ok(blobs)
-    }
-
-    async fn planned_blob(&self, round: Round, entry: &Planned) -> Result<Bytes, BlobsError> {
-        let keep = Keep::Contribution(round, entry.peer);
-        let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
-        self.urgently(&entry.blob, size, &providers, &keep).await
     }
 
     /// Fetches something that is waited for.

@@ -5,7 +5,7 @@
 //! keeps, and a blob can be had only from those who hold it. So what was missed is fetched afterwards, one blob at
 //! a time, and only while nothing that a round waits for is fetched (docs/adr/0016).
 
-use super::Source;
+use super::{Source, parts};
 use crate::blobs::{BlobsError, Keep, Size};
 use atoll_ledger::{Outcome, Planned, Roots, RoundRecord};
 use atoll_protocol::{Hash, PeerId, Round};
@@ -121,8 +121,7 @@ impl Backfill {
         self.ended.extend(contributions);
         self.ended.append(&mut self.newest);
         let Some(bytes) = self.theta else { return };
-        let parts = [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)];
-        let parts = parts.into_iter().flatten().map(|hash| Kept {
+        let parts = parts(roots).map(|hash| Kept {
             round: round.next(),
             hash,
             size: Size::Exactly(bytes),

@@ -1,7 +1,7 @@
 //! Contributions of others that are made again or measured here: what that needs is fetched, and threads beside the
 //! trainer do it.
 
-use super::{RETRY, Source, World};
+use super::{RETRY, Source, World, parts};
 use crate::{
     blobs::{Keep, Size},
     merging::state_of,
@@ -295,10 +295,7 @@ impl Source {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let providers: Vec<PeerId> = self.charter.keys().collect();
         let mut fetched = Vec::new();
-        for root in [Some(roots.theta), roots.momentum.filter(|root| *root != Hash::ZERO)]
-            .into_iter()
-            .flatten()
-        {
+        for root in parts(roots) {
             let keep = Keep::Theta(round);
             fetched.push(self.urgently(&root, size, &providers, &keep).await?);
         }
