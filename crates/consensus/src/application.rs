@@ -1,6 +1,6 @@
 //! What the engine asks of the ledger: a block to propose, a verdict on somebody else's.
 
-use crate::{block::Block, chain::Place, keys::hash_of, ledger::Ledger};
+use crate::{block::Block, chain::Place, keys::{hash_of, peer_of}, ledger::Ledger};
 use atoll_ledger::State;
 use atoll_protocol::{Hash, Height, Millis, limits::CLOCK_SKEW_MS_MAX};
 use commonware_consensus::{
@@ -135,11 +135,13 @@ impl<E: Clock> commonware_consensus::Application<E> for Application {
         }
     }
 
-    async fn verify(&mut self, (clock, _): (E, Self::Context), mut ancestry: impl Ancestry<Block>) -> bool {
+    async fn verify(&mut self, (clock, context): (E, Self::Context), mut ancestry: impl Ancestry<Block>) -> bool {
         let Some(block) = ancestry.next().await else {
             return false;
         };
         let block = block.inner().ledger();
+        let leader = peer_of(&context.leader);
+        self.ledger.note_clock(leader, block.header.time, now(&clock));
         // A clock may be set right, so a block from the future is not refused but waited for; the
         // engine drops this when the view has run out.
         sleep_until(&clock, Millis(block.header.time.0.saturating_sub(CLOCK_SKEW_MS_MAX))).await;

@@ -189,6 +189,12 @@ impl Thread {
     }
 }
 
+/// The wall clock.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn panic_text(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
@@ -203,9 +209,19 @@ impl Handle {
     /// Takes a transaction, forwards it to all validators, and goes on until a final block holds it or
     /// the ledger refuses it. Refused at once if the last final state refuses it.
     pub fn submit(&self, transaction: SignedTransaction) -> Result<(), SubmitError> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        self.0.ledger.submit(transaction, now)
+        self.0.ledger.submit(transaction, now())
+    }
+
+    /// By how many milliseconds the clocks of other validators are ahead of this machine's, as the blocks that
+    /// they proposed in the last minutes say, less the time that those were on their way. Ascending by peer.
+    pub fn clocks_ahead(&self) -> Vec<(PeerId, i64)> {
+        self.0.ledger.clocks_ahead(now())
+    }
+
+    /// How often another validator has ended a connection of ours because one with our key dialed it: another
+    /// process runs with this key.
+    pub fn replaced(&self) -> u64 {
+        self.0.transport.replaced()
     }
 
     /// The validators that we can send to now.

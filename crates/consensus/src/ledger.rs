@@ -2,6 +2,7 @@
 
 use crate::{
     chain::{Chain, Place},
+    clocks::Clocks,
     mempool::{Candidate, Mempool},
 };
 use atoll_ledger::{BlockError, Refusal, State};
@@ -42,6 +43,7 @@ pub enum SubmitError {
 pub(crate) struct Ledger {
     chain: Mutex<Chain>,
     mempool: Mutex<Mempool>,
+    clocks: Mutex<Clocks>,
     /// A transaction came in: the proposer looks again.
     pub(crate) arrived: Notify,
     /// An own transaction is to be sent, or the mempool is no longer empty.
@@ -53,6 +55,7 @@ impl Ledger {
         Self {
             chain: Mutex::new(Chain::new(last)),
             mempool: Mutex::default(),
+            clocks: Mutex::default(),
             arrived: Notify::new(),
             changed: Notify::new(),
         }
@@ -69,6 +72,16 @@ impl Ledger {
 
     pub(crate) fn remember(&self, block: &Block, state: State) {
         self.chain.lock().remember(block, state);
+    }
+
+    /// Notes the time in a block that `leader` proposes, as it arrives.
+    pub(crate) fn note_clock(&self, leader: PeerId, block: Millis, now: Millis) {
+        self.clocks.lock().note(leader, block, now);
+    }
+
+    /// How many milliseconds the clock of each leader that was heard of late is ahead of ours.
+    pub(crate) fn clocks_ahead(&self, now: Millis) -> Vec<(PeerId, i64)> {
+        self.clocks.lock().ahead(now)
     }
 
     pub(crate) fn candidates(&self, skip: &BTreeSet<Hash>) -> Vec<SignedTransaction> {

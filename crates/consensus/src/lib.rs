@@ -18,6 +18,7 @@ mod block;
 mod certificate;
 mod chain;
 mod channel;
+mod clocks;
 mod delivery;
 mod engine;
 mod forward;

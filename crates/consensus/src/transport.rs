@@ -15,13 +15,16 @@ use bytes::Bytes;
 use commonware_utils::sync::Mutex;
 use iroh::{
     Endpoint,
-    endpoint::Connection,
+    endpoint::{Connection, ConnectionError},
     protocol::{AcceptError, ProtocolHandler},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::{
     runtime::Handle,
@@ -55,6 +58,12 @@ impl Close {
         };
         connection.close((self as u32).into(), reason);
     }
+
+    /// Whether the other side gave this reason.
+    fn ended(self, connection: &Connection) -> bool {
+        let number = (self as u32).into();
+        matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(close)) if close.error_code == number)
+    }
 }
 
 pub(crate) type Frame = (PeerId, Bytes);
@@ -81,6 +90,8 @@ struct Shared {
     accepted: Mutex<BTreeMap<PeerId, Connection>>,
     blocked: watch::Sender<BTreeSet<PeerId>>,
     closing: watch::Sender<bool>,
+    /// Connections that the other side ended because our key dialed it again.
+    replaced: AtomicU64,
 }
 
 impl fmt::Debug for Transport {
@@ -114,12 +125,17 @@ impl Transport {
             accepted: Mutex::default(),
             blocked: watch::Sender::default(),
             closing: watch::Sender::new(false),
+            replaced: AtomicU64::new(0),
         })))
     }
 
     /// The validators that frames can be sent to now.
     pub(crate) fn connected(&self) -> Vec<PeerId> {
         self.0.links.borrow().keys().copied().collect()
+    }
+
+    pub(crate) fn replaced(&self) -> u64 {
+        self.0.replaced.load(Ordering::Relaxed)
     }
 
     pub(crate) fn me(&self) -> PeerId {

@@ -7,11 +7,9 @@ use crate::folder::Folder;
 use atoll_protocol::{Hash, PeerId, Round};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use iroh::{Endpoint, EndpointAddr, EndpointId};
 use iroh_blobs::{
     BlobFormat, HashAndFormat,
     api::Store,
-    get::request::get_verified_size,
     provider::events::{AbortReason, ConnectMode, EventMask, EventSender, ObserveMode, ProviderMessage, RequestMode},
     store::{
         GcConfig,
@@ -24,10 +22,6 @@ use iroh_blobs::{
 use std::{collections::BTreeSet, time::Duration};
 use thiserror::Error;
 
-/// How long one provider may take to answer and start.
-const PROVIDER_WAIT: Duration = Duration::from_secs(10);
-/// Slowest link for which a fetch is still waited for, in bytes per second.
-const SLOWEST: u64 = 16 * 1024;
 /// How often blobs that nothing names are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -73,10 +67,6 @@ pub enum BlobsError {
     },
 }
 
-fn peer_error(error: impl std::fmt::Display) -> BlobsError {
-    BlobsError::Peer(error.to_string())
-}
-
 fn store_error(error: impl std::fmt::Display) -> BlobsError {
     BlobsError::Store(error.to_string())
 }
@@ -95,6 +85,18 @@ impl Size {
         match self {
             Self::Exactly(size) => bytes == size,
             Self::AtMost(size) => bytes <= size,
+        }
+    }
+
+    /// Refuses a blob of another size.
+    pub(crate) fn check(self, hash: &Hash, got: u64) -> Result<(), BlobsError> {
+        match self.allows(got) {
+            true => Ok(()),
+            false => Err(BlobsError::Size {
+                hash: *hash,
+                got,
+                allowed: self.to_string(),
+            }),
         }
     }
 }
@@ -148,7 +150,7 @@ pub struct Blobs {
     store: FsStore,
 }
 
-fn native(hash: &Hash) -> iroh_blobs::Hash {
+pub(crate) fn native(hash: &Hash) -> iroh_blobs::Hash {
     iroh_blobs::Hash::from_bytes(hash.0)
 }
 
@@ -238,84 +240,6 @@ impl Blobs {
         })
     }
 
-    /// Reads `hash`, fetching it first from the first of `providers` that serves it, and keeps it.
-    pub async fn fetch(
-        &self,
-        endpoint: &Endpoint,
-        hash: &Hash,
-        size: Size,
-        providers: &[PeerId],
-        keep: &Keep,
-    ) -> Result<Bytes, BlobsError> {
-        self.keep(hash, keep).await?;
-        let mut last = "no peer to ask".to_string();
-        if !self.has(hash).await? {
-            let me = endpoint.id();
-            let others = providers
-                .iter()
-                .filter_map(|peer| EndpointId::from_bytes(&peer.0).ok())
-                .filter(|id| *id != me);
-            for provider in others {
-                match self.fetch_from(endpoint, hash, size, provider).await {
-                    Ok(()) => break,
-                    Err(error @ BlobsError::Size { .. }) => return Err(error),
-                    Err(error) => last = error.to_string(),
-                }
-            }
-        }
-        if !self.has(hash).await? {
-            return Err(BlobsError::NotServed {
-                hash: *hash,
-                tried: providers.len(),
-                last,
-            });
-        }
-        let bytes = self.read(hash).await?;
-        match size.allows(bytes.len() as u64) {
-            true => Ok(bytes),
-            false => Err(BlobsError::Size {
-                hash: *hash,
-                got: bytes.len() as u64,
-                allowed: size.to_string(),
-            }),
-        }
-    }
-
-    /// Asks for the size first: nothing larger than allowed is ever stored.
-    async fn fetch_from(
-        &self,
-        endpoint: &Endpoint,
-        hash: &Hash,
-        size: Size,
-        provider: EndpointId,
-    ) -> Result<(), BlobsError> {
-        let begin = async {
-            let connection = endpoint
-                .connect(EndpointAddr::new(provider), iroh_blobs::ALPN)
-                .await
-                .map_err(peer_error)?;
-            let (bytes, _) = get_verified_size(&connection, &native(hash))
-                .await
-                .map_err(peer_error)?;
-            Ok((connection, bytes))
-        };
-        let (connection, bytes) = within(PROVIDER_WAIT, begin).await?;
-        if !size.allows(bytes) {
-            return Err(BlobsError::Size {
-                hash: *hash,
-                got: bytes,
-                allowed: size.to_string(),
-            });
-        }
-        let content = HashAndFormat {
-            hash: native(hash),
-            format: BlobFormat::Raw,
-        };
-        let transfer = async { self.store.remote().fetch(connection, content).await.map_err(peer_error) };
-        let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
-        within(limit, transfer).await.map(|_| ())
-    }
-
     /// Lets go of what belongs to rounds before `first`; the store collects it later.
     pub async fn collect(&self, first: Round) -> Result<(), BlobsError> {
         for kind in ["theta", "contribution", "matrix"] {
@@ -341,13 +265,6 @@ impl Blobs {
     /// Writes everything out and closes the store. A running node's store is closed with its network.
     pub async fn shutdown(&self) -> Result<(), BlobsError> {
         self.store.shutdown().await.map_err(store_error)
-    }
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsError>>) -> Result<T, BlobsError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => Err(BlobsError::Peer(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 

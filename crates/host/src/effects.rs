@@ -10,9 +10,11 @@ use self::{
 };
 use crate::{
     blobs::{Blobs, BlobsError, Keep, Size},
+    fetch::Fetcher,
     merging::plan_of,
     run::now,
     trainer::{Merger, Order, Trainer, Training},
+    waits::{Wait, Waiting, Waits},
 };
 use anyhow::Context as _;
 use atoll_consensus::{Handle, SubmitError};
@@ -25,7 +27,6 @@ use atoll_protocol::{
     limits::VALUE_MAX, transaction::Reveal,
 };
 use bytes::Bytes;
-use iroh::Endpoint;
 use std::{
     sync::{
         Arc,
@@ -79,7 +80,8 @@ struct Source {
     layout: Arc<Layout>,
     me: PeerId,
     blobs: Blobs,
-    endpoint: Endpoint,
+    fetcher: Fetcher,
+    waits: Waits,
     /// One contribution is read at a time.
     checking: Arc<Semaphore>,
     /// How many fetches are under way for which something waits: see [`Urgent`].
@@ -92,7 +94,7 @@ impl World {
         charter: Arc<Charter>,
         keypair: Keypair,
         blobs: Blobs,
-        endpoint: Endpoint,
+        (fetcher, waits): (Fetcher, Waits),
         consensus: Handle,
         trainer: Trainer,
         inputs: channel::UnboundedSender<Input>,
@@ -106,7 +108,8 @@ impl World {
             layout,
             me,
             blobs,
-            endpoint,
+            fetcher,
+            waits,
             checking: Arc::new(Semaphore::new(1)),
             urgent: watch::Sender::new(0),
         };
@@ -378,6 +381,9 @@ impl Source {
         let size = Size::Exactly(reveal.bytes.0);
         let keep = Keep::Contribution(reveal.round, peer);
         let providers = self.providers(peer);
+        let name = self.charter.name_of(&peer);
+        let what = format!("the contribution of {name} to round {}", reveal.round);
+        let waiting = self.waits_for(what, vec![name]);
         let mut fetched = self.urgently(&reveal.blob, size, &providers, &keep).await;
         let bytes = loop {
             match fetched {
@@ -385,16 +391,14 @@ impl Source {
                 Err(BlobsError::Size { .. }) => return Err(CheckReason::WrongSize),
                 // the machine's own timer decides when a blob counts as missing
                 Err(error) => {
-                    tracing::debug!("contribution of {}: {error}", self.charter.name_of(&peer));
+                    waiting.heard(error);
                     tokio::time::sleep(RETRY).await;
                     // whoever withholds its own does not keep back everything else
-                    fetched = self
-                        .blobs
-                        .fetch(&self.endpoint, &reveal.blob, size, &providers, &keep)
-                        .await;
+                    fetched = self.fetcher.fetch(&reveal.blob, size, &providers, &keep).await;
                 }
             }
         };
+        drop(waiting);
         // one at a time, and not where consensus runs
         let Ok(turn) = self.checking.clone().acquire_owned().await else {
             return Err(CheckReason::Missing); // the node stops
@@ -422,6 +426,8 @@ impl Source {
     async fn plan_blobs(&self, round: Round, plan: &[Planned]) -> Result<Vec<Bytes>, BlobsError> {
         let mut blobs = Vec::with_capacity(plan.len());
         for entry in plan {
+            let name = self.charter.name_of(&entry.peer);
+            let _waiting = self.waits_for(format!("what {name} sent to round {round}, to merge it"), Vec::new());
             let keep = Keep::Contribution(round, entry.peer);
             let (size, providers) = (Size::Exactly(entry.bytes.0), self.providers_after(entry.peer));
             blobs.push(self.urgently(&entry.blob, size, &providers, &keep).await?);
@@ -432,7 +438,19 @@ impl Source {
     /// Fetches something that is waited for.
     async fn urgently(&self, hash: &Hash, size: Size, providers: &[PeerId], keep: &Keep) -> Result<Bytes, BlobsError> {
         let _urgent = Urgent::new(&self.urgent);
-        self.blobs.fetch(&self.endpoint, hash, size, providers, keep).await
+        self.fetcher.fetch(hash, size, providers, keep).await
+    }
+
+    /// Says that something is waited for, until what is given is dropped.
+    fn waits_for(&self, what: String, from: Vec<String>) -> Waiting {
+        let remedy = "It is asked for again until somebody serves it: see that the other members' nodes run".into();
+        let wait = Wait {
+            what,
+            from,
+            heard: None,
+            remedy,
+        };
+        self.waits.begin(now(), wait)
     }
 
     /// θ and momentum with these roots, from whoever has them; asks until somebody does.
@@ -447,11 +465,12 @@ impl Source {
     async fn insist(&self, hash: Hash, keep: &Keep) -> Bytes {
         let size = Size::Exactly(4 * self.layout.parameters as u64);
         let providers: Vec<PeerId> = self.charter.keys().collect();
+        let waiting = self.waits_for(format!("the agreed parameters ({})", hash.short()), Vec::new());
         loop {
             match self.urgently(&hash, size, &providers, keep).await {
                 Ok(bytes) => return bytes,
                 Err(error) => {
-                    tracing::warn!("waiting for parameters {}: {error}", hash.short());
+                    waiting.heard(error);
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -3,17 +3,20 @@
 use crate::{
     blobs::{self, Blobs},
     folder::{FolderError, read_limited, write_whole},
+    lookup::Lookup,
+    place::Place,
 };
 use atoll_consensus::Transport;
 use atoll_protocol::{Charter, Keypair, PeerId};
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, address_lookup::memory::MemoryLookup, endpoint::presets,
-    protocol::Router,
+    Endpoint, RelayMode, SecretKey,
+    endpoint::{Connection, presets},
+    protocol::{AcceptError, ProtocolHandler, Router},
 };
 use iroh_blobs::BlobsProtocol;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -42,8 +45,8 @@ pub enum NetworkError {
     /// The address cannot be used.
     #[error("cannot listen on {address}: {message}. Choose another with --bind, or port 0 for any free one")]
     Bind {
-        /// The address.
-        address: SocketAddr,
+        /// The address, or the name that stands for it.
+        address: Place,
         /// What the system said.
         message: String,
     },
@@ -54,19 +57,19 @@ pub enum NetworkError {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Where to listen.
-    pub bind: SocketAddr,
+    pub bind: Place,
     /// Where the others listen, by key.
     #[serde(default)]
-    pub peers: BTreeMap<String, SocketAddr>,
+    pub peers: BTreeMap<String, Place>,
 }
 
 /// Addresses that an operator gave now; they win over the settings on disk.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
     /// Where to listen.
-    pub bind: Option<SocketAddr>,
+    pub bind: Option<Place>,
     /// Where others listen.
-    pub peers: Vec<(PeerId, SocketAddr)>,
+    pub peers: Vec<(PeerId, Place)>,
 }
 
 impl Settings {
@@ -77,12 +80,12 @@ impl Settings {
         } else {
             Self::any_port()
         };
-        settings.bind = addresses.bind.unwrap_or(settings.bind);
+        settings.bind = addresses.bind.clone().unwrap_or(settings.bind);
         for (peer, address) in &addresses.peers {
             if !charter.keys().any(|key| key == *peer) {
                 return Err(NetworkError::NotAMember(*peer));
             }
-            settings.peers.insert(peer.to_string(), *address);
+            settings.peers.insert(peer.to_string(), address.clone());
         }
         Ok(settings)
     }
@@ -90,7 +93,7 @@ impl Settings {
     /// Any free port on every address, nobody known.
     pub fn any_port() -> Self {
         Self {
-            bind: SocketAddr::from(([0, 0, 0, 0], 0)),
+            bind: SocketAddr::from(([0, 0, 0, 0], 0)).into(),
             peers: BTreeMap::new(),
         }
     }
@@ -120,53 +123,91 @@ impl Settings {
     }
 }
 
-/// Listens where the settings say.
-pub async fn bind(keypair: &Keypair, settings: &Settings) -> Result<Endpoint, NetworkError> {
+/// Listens where the settings say. Also gives where the members are dialed.
+pub async fn bind(keypair: &Keypair, settings: &Settings) -> Result<Bound, NetworkError> {
     let refuse = |message: String| NetworkError::Bind {
-        address: settings.bind,
+        address: settings.bind.clone(),
         message,
     };
-    let lookup = MemoryLookup::new();
-    for (key, address) in &settings.peers {
-        let id = key
-            .parse::<PeerId>()
-            .ok()
-            .and_then(|peer| EndpointId::from_bytes(&peer.0).ok());
-        if let Some(id) = id {
-            lookup.add_endpoint_info(EndpointAddr::new(id).with_ip_addr(*address));
-        }
-    }
+    let peers = settings.peers.iter();
+    let lookup = Lookup::new(peers.filter_map(|(key, place)| Some((key.parse().ok()?, place))));
+    let addresses = settings.bind.addresses().await.map_err(|error| refuse(error.to_string()))?;
+    let address = addresses.first().ok_or_else(|| refuse("the name has no address".into()))?;
     let builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&keypair.seed()))
         .relay_mode(RelayMode::Disabled)
-        .address_lookup(lookup)
+        .address_lookup(lookup.clone())
         .clear_ip_transports()
-        .bind_addr(settings.bind);
+        .bind_addr(*address);
     let builder = builder.map_err(|error| refuse(error.to_string()))?;
-    builder.bind().await.map_err(|error| refuse(error.to_string()))
+    let endpoint = builder.bind().await.map_err(|error| refuse(error.to_string()))?;
+    Ok(Bound { endpoint, lookup })
+}
+
+/// A socket that is listened on, before anybody is answered.
+pub struct Bound {
+    endpoint: Endpoint,
+    lookup: Lookup,
+}
+
+/// Consensus' protocol handler, which also notes where members dial from.
+#[derive(Debug, Clone)]
+struct Noting {
+    transport: Transport,
+    members: BTreeSet<PeerId>,
+    lookup: Lookup,
+}
+
+impl ProtocolHandler for Noting {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        if self.members.contains(&PeerId(*connection.remote_id().as_bytes())) {
+            self.lookup.saw(&connection);
+        }
+        self.transport.accept(connection).await
+    }
+
+    async fn shutdown(&self) {
+        self.transport.shutdown().await;
+    }
 }
 
 /// The endpoint with both protocols on it.
 pub struct Network {
     router: Router,
     endpoint: Endpoint,
+    lookup: Lookup,
 }
 
 impl Network {
     /// Answers the charter's members and nobody else.
     pub fn start(
-        endpoint: Endpoint,
+        Bound { endpoint, lookup }: Bound,
         me: PeerId,
         charter: &Charter,
         blobs: &Blobs,
     ) -> Result<(Self, Transport), NetworkError> {
-        let transport = Transport::new(endpoint.clone(), me, charter.keys().collect())?;
-        let gate = blobs::gate(charter.keys().collect());
+        let members: BTreeSet<PeerId> = charter.keys().collect();
+        let transport = Transport::new(endpoint.clone(), me, members.iter().copied().collect())?;
+        let noting = Noting {
+            transport: transport.clone(),
+            members: members.clone(),
+            lookup: lookup.clone(),
+        };
         let router = Router::builder(endpoint.clone())
-            .accept(atoll_consensus::ALPN, transport.clone())
-            .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(gate)))
+            .accept(atoll_consensus::ALPN, noting)
+            .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(blobs::gate(members))))
             .spawn();
-        Ok((Self { router, endpoint }, transport))
+        let network = Self {
+            router,
+            endpoint,
+            lookup,
+        };
+        Ok((network, transport))
+    }
+
+    /// A member with where it is dialed, for people.
+    pub fn describe(&self, charter: &Charter, peer: &PeerId) -> String {
+        format!("{} ({})", charter.name_of(peer), self.lookup.describe(peer))
     }
 
     /// The endpoint, to fetch with.

@@ -1,44 +1,45 @@
 //! One node: prepares the world, then carries out the node machine's effects until it is stopped.
 
 use crate::{
-    blobs::{Blobs, Keep, Size},
+    blobs::Blobs,
     effects::{Progress, World},
+    fetch::Fetcher,
     folder::{Folder, FolderError},
     identity,
-    merging::state_of,
+    log::Log,
     network::{Addresses, Network, Settings, bind},
+    prepare::{Preparation, Prepared},
     private::Private,
+    pulse::{Clock, Sight},
     record::Record,
     report, seal, status,
-    trainer::{Order, Parts, Report, Trainer},
+    trainer::Report,
+    waits::{Wait, Waits},
 };
 use anyhow::{Context as _, bail};
 use atoll_consensus::{Config, Finalized, Handle};
-use atoll_learner::data::{Dataset, Manifest, Tokenizer};
-use atoll_ledger::{Applied, Event, Peer, Phase, Roots, RoundRecord, State};
+use atoll_ledger::{Applied, Event, Peer, Phase, RoundRecord, State};
 use atoll_node::{Effect, Input, Node};
-use atoll_outer::{OuterState, attack::Liar};
-use atoll_protocol::{
-    Charter, Hash, Keypair, Layout, Millis, PeerId, Round,
-    limits::{APPEAL_BYTES_MAX, BLOB_BYTES_MAX},
-    transaction::may_be_said,
-};
-use bytes::Bytes;
+use atoll_outer::attack::Liar;
+use atoll_protocol::{Charter, Keypair, Millis, PeerId, Round, limits::APPEAL_BYTES_MAX, transaction::may_be_said};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::Write as _,
-    path::Path,
-    sync::Arc,
+    collections::{BTreeMap, VecDeque},
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, watch};
 
-/// How often the bytes sent and received are reported.
-const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
-/// How long to wait before asking everyone again for a blob that the run cannot do without.
-const RETRY: Duration = Duration::from_millis(500);
+/// How often the node looks at itself: what it sent and received, whom it is connected to, what it waits for.
+const PULSE: Duration = Duration::from_secs(1);
+/// An unchanged status is written again after so long, so that a reader sees that the node lives.
+const STATUS_AGE: Millis = Millis(5_000);
+/// Rounds that the status tells of.
+const LAST_ROUNDS: usize = 10;
 
 /// The wall clock, for the machine and timers.
 pub(crate) fn now() -> Millis {
@@ -53,9 +54,11 @@ struct Past {
     records: BTreeMap<Round, RoundRecord>,
 }
 
-fn replay(record: &Record, charter: &Arc<Charter>) -> anyhow::Result<Past> {
+/// Applies every block; `height` is where it is.
+fn replay(record: &Record, charter: &Arc<Charter>, height: &AtomicU64) -> anyhow::Result<Past> {
     let mut records = BTreeMap::new();
-    let state = record.replay(charter, |_, events| {
+    let state = record.replay(charter, |state, events| {
+        height.store(state.height().0, Ordering::Relaxed);
         for event in events {
             if let Event::RoundEnded(record) = event {
                 records.insert(record.round, *record);
@@ -95,7 +98,7 @@ pub async fn run(
     folder: Folder,
     addresses: Addresses,
     manner: Manner,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
     tell: impl FnMut(&Value),
 ) -> anyhow::Result<()> {
     let (keypair, charter) = open(&folder)?;
@@ -109,13 +112,17 @@ pub async fn run(
     // whatever can be refused is refused before anything is touched
     let settings = Settings::with(&folder.settings(), &addresses, &charter)?;
     Private::read(&folder.trainer(), charter.genesis())?;
-    let endpoint = bind(&keypair, &settings).await?;
+    let bound = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
-    let past = replay(&record, &charter)?;
     seal::remove(&folder)?;
+    let mut log = Log::open(&folder.log(), tell)?;
+    let waits = Waits::default();
+    let Some((record, past)) = read_ledger(record, &charter, (&waits, &mut log), &mut stop).await? else {
+        return Ok(()); // stopped meanwhile; nothing was begun
+    };
     settings.write(&folder.settings())?;
     let blobs = Blobs::open(&folder).await?;
-    let (network, transport) = Network::start(endpoint, keypair.peer(), &charter, &blobs)?;
+    let (network, transport) = Network::start(bound, keypair.peer(), &charter, &blobs)?;
     let config = Config {
         charter: charter.clone(),
         keypair: keypair.clone(),
@@ -124,45 +131,64 @@ pub async fn run(
         leader_timeout: Config::LEADER_TIMEOUT,
     };
     let (consensus, finals) = atoll_consensus::start(config, transport).await?;
-    let log = Log::open(&folder.log(), tell)?;
+    let last_rounds = past.records.values().rev().take(LAST_ROUNDS).rev();
     let node = Running {
         folder: folder.clone(),
+        last_rounds: last_rounds.map(|record| report::round_record(&charter, record)).collect(),
         keypair,
         charter,
         record,
+        fetcher: Fetcher::new(blobs.clone(), network.endpoint().clone()),
         blobs,
         network,
         consensus,
         log,
+        waits,
         manner,
+        began: now(),
         done: false,
         progress: Progress::default(),
+        clock: Clock::default(),
+        replaced: 0,
+        skipped: None,
+        written: (Millis(0), Value::Null),
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
     Ok(seal::write(&folder)?)
 }
 
-/// Events go to the log file and to whoever runs the node.
-struct Log<T> {
-    file: File,
-    tell: T,
-}
-
-impl<T: FnMut(&Value)> Log<T> {
-    fn open(path: &Path, tell: T) -> Result<Self, FolderError> {
-        let opened = File::options().create(true).append(true).open(path);
-        Ok(Self {
-            file: opened.map_err(FolderError::io("open", path))?,
-            tell,
-        })
-    }
-
-    /// The log is for people: a full disk does not stop the node here, but where it writes its ledger.
-    fn tell(&mut self, event: &Value) {
-        if event["event"] != "traffic" {
-            let _ = writeln!(self.file, "{event}");
+/// Applies every block of the ledger, which takes a while after a long run. Nothing if it was stopped meanwhile.
+async fn read_ledger(
+    record: Record,
+    charter: &Arc<Charter>,
+    (waits, log): (&Waits, &mut Log<impl FnMut(&Value)>),
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<Option<(Record, Past)>> {
+    let (height, charter) = (Arc::new(AtomicU64::new(0)), charter.clone());
+    let waiting = waits.begin(
+        now(),
+        Wait {
+            what: "this node's own ledger to be read".into(),
+            from: Vec::new(),
+            heard: None,
+            remedy: "Every block is checked again at each start; Ctrl-C stops it".into(),
+        },
+    );
+    let seen = height.clone();
+    let mut reading = tokio::task::spawn_blocking(move || {
+        let past = replay(&record, &charter, &seen)?;
+        anyhow::Ok((record, past))
+    });
+    let mut pulse = tokio::time::interval(PULSE);
+    loop {
+        tokio::select! {
+            read = &mut reading => return read.context("the ledger cannot be read")?.map(Some),
+            stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(None); }
+            _ = pulse.tick() => {
+                waiting.heard(format!("block {}", height.load(Ordering::Relaxed)));
+                waits.events(now()).iter().for_each(|event| log.tell(event));
+            }
         }
-        (self.tell)(event);
     }
 }
 
@@ -180,14 +206,28 @@ struct Running<T> {
     charter: Arc<Charter>,
     record: Record,
     blobs: Blobs,
+    fetcher: Fetcher,
     network: Network,
     consensus: Handle,
     log: Log<T>,
+    waits: Waits,
     manner: Manner,
+    /// When it was started.
+    began: Millis,
     /// Whether it was told that the run is done.
     done: bool,
     /// What was last said of the fetching of what it missed.
     progress: Progress,
+    /// What was last said of the clock.
+    clock: Clock,
+    /// How often others had ended connections because this node's key dialed again, when that was last told.
+    replaced: u64,
+    /// Why the last round that this node was to train for was not trained.
+    skipped: Option<String>,
+    /// The last rounds that ended, for the status.
+    last_rounds: VecDeque<Value>,
+    /// When the status was last written, and what.
+    written: (Millis, Value),
 }
 
 impl<T: FnMut(&Value)> Running<T> {
@@ -224,16 +264,20 @@ impl<T: FnMut(&Value)> Running<T> {
         let (inputs_in, inputs) = mpsc::unbounded_channel();
         let Past { state, records } = past;
         let prepared = tokio::select! {
-            prepared = self.prepare(state, &records, reports_in) => prepared?,
+            prepared = self.prepare(&state, &records, reports_in) => prepared?,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
-        let (mut node, trainer, first_orders) = prepared;
+        let Prepared {
+            mut node,
+            trainer,
+            orders,
+        } = prepared;
         let agreed = (node.state().round().number, node.state().core().roots);
         let mut world = World::new(
             self.charter.clone(),
             self.keypair.clone(),
             self.blobs.clone(),
-            self.network.endpoint().clone(),
+            (self.fetcher.clone(), self.waits.clone()),
             self.consensus.clone(),
             trainer,
             inputs_in,
@@ -241,9 +285,39 @@ impl<T: FnMut(&Value)> Running<T> {
         )?;
         world.keep_base().await?;
         world.ended_before(records.into_values());
-        first_orders.into_iter().for_each(|order| world.order(order));
+        orders.into_iter().for_each(|order| world.order(order));
         let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
         outcome.and(world.finish().await) // the trainer has ended before the folder is sealed
+    }
+
+    /// Gets everything that training needs; the node looks at itself meanwhile.
+    async fn prepare(
+        &mut self,
+        state: &State,
+        records: &BTreeMap<Round, RoundRecord>,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> anyhow::Result<Prepared> {
+        let me = self.keypair.peer();
+        let others = self.charter.keys().filter(|peer| *peer != me);
+        let preparation = Preparation {
+            charter: self.charter.clone(),
+            me,
+            folder: self.folder.clone(),
+            blobs: self.blobs.clone(),
+            fetcher: self.fetcher.clone(),
+            waits: self.waits.clone(),
+            others: others.map(|peer| self.network.describe(&self.charter, &peer)).collect(),
+            liar: self.manner.liar,
+        };
+        let prepared = preparation.run(state.clone(), records, reports);
+        tokio::pin!(prepared);
+        let mut pulse = tokio::time::interval(PULSE);
+        loop {
+            tokio::select! {
+                prepared = &mut prepared => return prepared,
+                _ = pulse.tick() => self.pulse(state, false)?,
+            }
+        }
     }
 
     /// Carries out effects and feeds their outcomes back until `stop` turns true.
@@ -264,7 +338,7 @@ impl<T: FnMut(&Value)> Running<T> {
             node.step(now(), Input::Appeal(reason), &mut effects);
         }
         self.after_step(node)?;
-        let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
+        let mut pulse = tokio::time::interval(PULSE);
         let mut progress = world.progress();
         loop {
             self.carry_out(world, &mut effects).await?;
@@ -274,8 +348,8 @@ impl<T: FnMut(&Value)> Running<T> {
             let input = tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
                 died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
-                _ = traffic.tick() => {
-                    self.report_traffic();
+                _ = pulse.tick() => {
+                    self.pulse(node.state(), node.is_live())?;
                     self.report_progress(*progress.borrow_and_update());
                     continue
                 }
@@ -315,7 +389,7 @@ impl<T: FnMut(&Value)> Running<T> {
     /// Writes down where the run stands, and says once when it is done.
     fn after_step(&mut self, node: &Node) -> anyhow::Result<()> {
         let (state, me) = (node.state(), self.keypair.peer());
-        write_status(&self.folder, &status::describe(&self.charter, state))?;
+        self.look(state, node.is_live())?;
         let checkpoint = state.core().checkpoint.as_ref();
         let barred = state.core().peers.get(&me).is_some_and(Peer::is_barred); // nothing is taken from it
         let stated =
@@ -350,11 +424,63 @@ impl<T: FnMut(&Value)> Running<T> {
         }
     }
 
-    fn report_traffic(&mut self) {
+    /// Looks at itself, and says what is new.
+    fn pulse(&mut self, state: &State, live: bool) -> anyhow::Result<()> {
         let (sent, received) = self.network.traffic();
         let connected = self.consensus.connected().len();
         self.log
             .tell(&json!({ "event": "traffic", "sent": sent, "received": received, "connected": connected }));
+        let replaced = self.consensus.replaced();
+        if replaced > self.replaced {
+            self.replaced = replaced;
+            let text = "another process runs with this node's key, and the others hear now the one, now the other: stop one \
+                        of the two; what both sign may put the peer out for good";
+            self.log.tell(&json!({ "event": "twin", "times": replaced, "text": text }));
+        }
+        self.look(state, live)
+    }
+
+    /// Notes what is waited for and how the clock stands, and writes the status.
+    fn look(&mut self, state: &State, live: bool) -> anyhow::Result<()> {
+        let (connected, clocks) = (self.consensus.connected(), self.consensus.clocks_ahead());
+        self.fetcher.connected(connected.iter().copied());
+        let (network, charter) = (&self.network, &self.charter);
+        let sight = Sight {
+            state,
+            me: self.keypair.peer(),
+            now: now(),
+            began: self.began,
+            live,
+            connected: &connected,
+            clocks: &clocks,
+            describe: &|peer| network.describe(charter, peer),
+        };
+        sight.look(&self.waits);
+        let clock = sight.clock();
+        let mut status = status::describe(charter, state);
+        let live = sight.describe_live(&self.waits, &clock);
+        status::add(&mut status, live);
+        status["last_rounds"] = self.last_rounds.iter().cloned().collect();
+        status["skipped"] = json!(self.skipped);
+        if clock.text != self.clock.text {
+            let text = clock.text.clone().unwrap_or_else(|| "the clocks agree again".into());
+            self.log
+                .tell(&json!({ "event": "clock", "ahead_ms": clock.ahead_ms, "text": text }));
+        }
+        self.clock = clock;
+        self.waits.events(now()).iter().for_each(|event| self.log.tell(event));
+        self.write_status(status)
+    }
+
+    fn write_status(&mut self, status: Value) -> anyhow::Result<()> {
+        let at = now();
+        let (written, before) = &self.written;
+        if at < written.after(STATUS_AGE) && status::is_same(before, &status) {
+            return Ok(());
+        }
+        write_status(&self.folder, &status)?;
+        self.written = (at, status);
+        Ok(())
     }
 
     /// Checks the block and writes it to disk before anyone acts on it. None for one that is there already.
@@ -379,6 +505,10 @@ impl<T: FnMut(&Value)> Running<T> {
                 self.log.tell(&value);
             }
             if let Event::RoundEnded(record) = event {
+                self.last_rounds.push_back(report::round_record(&self.charter, record));
+                if self.last_rounds.len() > LAST_ROUNDS {
+                    self.last_rounds.pop_front();
+                }
                 world.round_ended(record).await?;
             }
         }
@@ -388,6 +518,11 @@ impl<T: FnMut(&Value)> Running<T> {
     fn on_report(&mut self, report: Report) -> anyhow::Result<Option<Input>> {
         if let Some(value) = report::training(&report) {
             self.log.tell(&value);
+        }
+        match &report {
+            Report::Skipped(_, text) => self.skipped = Some(text.clone()),
+            Report::Trained(_) => self.skipped = None,
+            _ => {}
         }
         Ok(Some(match report {
             Report::HeldOut(..) | Report::Step { .. } | Report::Skipped(..) => return Ok(None),
@@ -406,121 +541,5 @@ impl<T: FnMut(&Value)> Running<T> {
             },
             Report::Failed(text) => bail!("the trainer stopped: {text}"),
         }))
-    }
-
-    /// Gets everything that training needs, from disk or from the other members.
-    async fn prepare(
-        &mut self,
-        state: State,
-        records: &BTreeMap<Round, RoundRecord>,
-        reports: mpsc::UnboundedSender<Report>,
-    ) -> anyhow::Result<(Node, Trainer, Vec<Order>)> {
-        let me = self.keypair.peer();
-        let tokenizer = Tokenizer::from_bytes(&self.need(&self.charter.model.tokenizer, "tokenizer").await?)?;
-        let dataset = self.dataset().await?;
-        let theta = self.theta(&state).await?;
-        let holds = theta.1;
-        let parts = Parts {
-            charter: self.charter.clone(),
-            me,
-            folder: self.folder.clone(),
-            blobs: self.blobs.clone(),
-            dataset: Arc::new(dataset),
-            tokenizer,
-            theta,
-            liar: self.manner.liar,
-        };
-        let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
-        let pending = trainer.pending().cloned();
-        let current = state.round().number;
-        let mut first_orders = Vec::new();
-        let mine = pending.clone().filter(|done| done.round == current);
-        let node = Node::new(me, Arc::new(state), holds, mine);
-        if let Some(done) = pending.filter(|done| done.round < current) {
-            // its round ended while this node was away
-            let record = records.get(&done.round);
-            let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
-            if merged {
-                first_orders.push(Order::Settle(done.round)); // else it is sent again or added back when training begins
-            }
-        }
-        Ok((node, trainer, first_orders))
-    }
-
-    /// A blob of the run, from disk or from any member; asks until somebody has it.
-    async fn need(&self, hash: &Hash, what: &'static str) -> anyhow::Result<Bytes> {
-        let members: Vec<PeerId> = self.charter.keys().collect();
-        let endpoint = self.network.endpoint();
-        loop {
-            let fetched = self
-                .blobs
-                .fetch(endpoint, hash, Size::AtMost(BLOB_BYTES_MAX), &members, &Keep::Run(what))
-                .await;
-            match fetched {
-                Ok(bytes) => return Ok(bytes),
-                Err(error @ crate::blobs::BlobsError::NotServed { .. }) => {
-                    tracing::info!("waiting for the {what}: {error}");
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => return Err(error).with_context(|| format!("cannot get the {what}")),
-            }
-        }
-    }
-
-    async fn dataset(&self) -> anyhow::Result<Dataset> {
-        let manifest = self.need(&self.charter.data.manifest, "manifest").await?;
-        let mut shards = BTreeMap::new();
-        for shard in Manifest::from_bytes(&manifest)?.shards() {
-            shards.insert(shard.blake3, self.need(&shard.blake3, "shard").await?);
-        }
-        Ok(Dataset::open(&manifest, |hash| shards.remove(hash).map(Vec::from))?)
-    }
-
-    /// The newest θ that is here: the ledger's, the one before its last merge, or the initial one.
-    async fn theta(&self, state: &State) -> anyhow::Result<(OuterState, Roots)> {
-        let (charter, layout) = (&self.charter, Layout::of(&self.charter.model));
-        let first = State::genesis(charter.clone()).core().roots;
-        let core = state.core();
-        let before = core.last_merge.as_ref().map(|last| last.base);
-        for roots in [Some(core.roots), before]
-            .into_iter()
-            .flatten()
-            .filter(|roots| *roots != first)
-        {
-            if let Some(stored) = self.stored(&layout, roots).await? {
-                return Ok((stored, roots));
-            }
-        }
-        let initial = self.initial_theta().await?;
-        Ok((state_of(charter, &layout, &initial, None)?, first))
-    }
-
-    /// θ and momentum with these roots, if both are on this disk.
-    async fn stored(&self, layout: &Layout, roots: Roots) -> anyhow::Result<Option<OuterState>> {
-        if !self.blobs.has(&roots.theta).await? {
-            return Ok(None);
-        }
-        let theta = self.blobs.read(&roots.theta).await?;
-        let momentum = match roots.momentum {
-            Some(root) if !self.blobs.has(&root).await? => return Ok(None),
-            Some(root) => Some(self.blobs.read(&root).await?),
-            None => None,
-        };
-        Ok(Some(state_of(&self.charter, layout, &theta, momentum.as_deref())?))
-    }
-
-    /// θ⁰: computed if the charter's is the one that its seed gives, else a blob of the run.
-    async fn initial_theta(&self) -> anyhow::Result<Bytes> {
-        let model = &self.charter.model;
-        if self.blobs.has(&model.theta).await? {
-            return Ok(self.blobs.read(&model.theta).await?);
-        }
-        let theta = atoll_learner::init(model, self.charter.seed);
-        let bytes = Bytes::from(atoll_outer::theta_bytes(&theta));
-        if Hash::of_blob(&bytes) == model.theta {
-            self.blobs.add(bytes.clone(), &Keep::Theta(Round(0))).await?;
-            return Ok(bytes);
-        }
-        self.need(&model.theta, "initial parameters").await
     }
 }

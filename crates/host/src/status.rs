@@ -128,6 +128,26 @@ pub fn describe(charter: &Charter, state: &State) -> Value {
     })
 }
 
+/// Adds the entries of one object to another.
+pub(crate) fn add(status: &mut Value, more: Value) {
+    if let (Some(status), Value::Object(more)) = (status.as_object_mut(), more) {
+        status.extend(more);
+    }
+}
+
+/// Whether two of them say the same, whenever they were written.
+pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
+        return false;
+    };
+    let said = |status: &serde_json::Map<String, Value>| {
+        let mut status = status.clone();
+        status.remove("written_ms");
+        status
+    };
+    said(one) == said(other)
+}
+
 /// How long each phase may last, and what peers needed of late.
 fn pace(charter: &Charter, state: &State) -> Value {
     let (pace, deadlines) = (&state.core().pace, &charter.deadlines);
@@ -147,6 +167,30 @@ fn pace(charter: &Charter, state: &State) -> Value {
     })
 }
 
+/// What a running node last wrote, and how long ago that and its last block are.
+fn running_status(folder: &Folder) -> anyhow::Result<Value> {
+    let path = folder.status();
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!(
+            "the node has just started and reads its ledger, or it cannot write {}; its events are in {}",
+            path.display(),
+            folder.log().display()
+        )
+    })?;
+    let damaged = || format!("{} is damaged; the node writes it again within seconds", path.display());
+    let mut value: Value = serde_json::from_str(&text).with_context(damaged)?;
+    let now = crate::run::now().0;
+    let age = |key: &str| {
+        let at = value[key].as_u64().filter(|at| *at > 0);
+        at.map(|at| now.saturating_sub(at))
+    };
+    let (block, word) = (age("block_time_ms"), age("written_ms"));
+    value["block_age_ms"] = json!(block);
+    value["word_age_ms"] = json!(word);
+    value["running"] = json!(true);
+    Ok(value)
+}
+
 /// The status of the node in `folder`.
 pub fn status(folder: &Folder) -> anyhow::Result<Value> {
     folder.expect_node()?;
@@ -156,10 +200,7 @@ pub fn status(folder: &Folder) -> anyhow::Result<Value> {
         Err(error) => return Err(error.into()),
     };
     if running {
-        let text = fs::read_to_string(folder.status()).context("the node has just started; ask again in a second")?;
-        let mut value: Value = serde_json::from_str(&text).context("the node's status file is damaged")?;
-        value["running"] = json!(true);
-        return Ok(value);
+        return running_status(folder);
     }
     if !folder.ledger().is_file() {
         bail!(

@@ -10,7 +10,7 @@ use iroh::{
     endpoint::{ConnectOptions, Connection, IdleTimeout, QuicTransportConfig, SendStream, WriteError},
 };
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -63,6 +63,9 @@ async fn dial_forever(shared: &Shared, peer: PeerId) {
             let connection = CloseOnDrop(connection);
             let since = Instant::now();
             serve(shared, peer, &connection.0).await;
+            if Close::Replaced.ended(&connection.0) {
+                shared.replaced.fetch_add(1, Ordering::Relaxed);
+            }
             // One that is thrown out at once must not dial at full speed.
             if since.elapsed() > BACKOFF_MAX {
                 backoff = BACKOFF_MIN;

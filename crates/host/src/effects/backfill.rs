@@ -169,9 +169,7 @@ impl Place for Source {
         let mine = providers.iter().position(|peer| *peer == self.me).unwrap_or_default();
         let others = providers.len() - usize::from(kept.author.is_some());
         providers[..others].rotate_left((mine + turn) % others.max(1));
-        let fetched = self
-            .blobs
-            .fetch(&self.endpoint, &kept.hash, kept.size, &providers, &kept.keep);
+        let fetched = self.fetcher.fetch(&kept.hash, kept.size, &providers, &kept.keep);
         fetched.await.map(|_| ())
     }
 }

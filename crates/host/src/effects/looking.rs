@@ -268,18 +268,20 @@ impl Source {
                 .saturating_mul(STATE_SLACK),
         );
         let begun = Instant::now();
+        let name = self.charter.name_of(&author);
+        let waiting = self.waits_for(format!("the state of {name} in round {round}"), vec![name]);
         let size = Size::AtMost(most);
         let mut fetched = self.urgently(&state, size, &providers, &keep).await;
         loop {
             match fetched {
                 Ok(bytes) => return Some(bytes),
-                Err(error) => tracing::debug!("state of {}: {error}", self.charter.name_of(&author)),
+                Err(error) => waiting.heard(error),
             }
             if begun.elapsed() >= usual.max(STATE_WAIT) {
                 return None;
             }
             tokio::time::sleep(RETRY).await;
-            fetched = self.blobs.fetch(&self.endpoint, &state, size, &providers, &keep).await;
+            fetched = self.fetcher.fetch(&state, size, &providers, &keep).await;
         }
     }
 
