@@ -4,13 +4,13 @@ use atoll_host::{
     folder::Folder,
     liars::Liar,
     network::Addresses,
+    place::Place,
     run::{self, Manner},
 };
 use atoll_protocol::PeerId;
 use serde_json::Value;
 use std::{
     io::{Read as _, Write as _, stdin, stdout},
-    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -19,17 +19,18 @@ use tokio::sync::watch;
 /// Runs the node in a folder until Ctrl-C; running it again goes on where it was.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  atoll node my-node\n  atoll node my-node --bind 0.0.0.0:7700 --peer 6f…c2=203.0.113.7:7700\n  atoll node my-node --json | jq 'select(.event == \"round\")'"
+    after_help = "Examples:\n  atoll node my-node\n  atoll node my-node --bind 0.0.0.0:7700 --peer 6f…c2=203.0.113.7:7700\n  atoll node my-node --peer 91…0b=ada.example.org:7700\n  atoll node my-node --json | jq 'select(.event == \"round\")'"
 )]
 pub(crate) struct Arguments {
     /// The node's folder, with its key and charter
     dir: PathBuf,
-    /// Where to listen; kept in node.toml
-    #[arg(long)]
-    bind: Option<SocketAddr>,
-    /// Where another member listens, as KEY=ADDRESS:PORT; kept in node.toml
-    #[arg(long = "peer", value_parser = peer_address)]
-    peers: Vec<(PeerId, SocketAddr)>,
+    /// Where to listen, as ADDRESS:PORT or HOST:PORT; kept in node.toml
+    #[arg(long, value_name = "PLACE")]
+    bind: Option<Place>,
+    /// Where another member listens, as KEY=ADDRESS:PORT or KEY=HOST:PORT; kept in node.toml. A host name is looked up
+    /// again at each dial
+    #[arg(long = "peer", value_name = "KEY=PLACE", value_parser = peer_address)]
+    peers: Vec<(PeerId, Place)>,
     /// Print every event as a JSON object
     #[arg(long)]
     json: bool,
@@ -44,18 +45,18 @@ pub(crate) struct Arguments {
     stop_with_stdin: bool,
 }
 
-fn peer_address(text: &str) -> Result<(PeerId, SocketAddr), String> {
-    let (key, address) = text.split_once('=').ok_or("KEY=ADDRESS:PORT is needed")?;
+fn peer_address(text: &str) -> Result<(PeerId, Place), String> {
+    let (key, place) = text.split_once('=').ok_or("KEY=ADDRESS:PORT or KEY=HOST:PORT is needed")?;
     let key = key.parse().map_err(|error| format!("{error}"))?;
-    let address = address.parse().map_err(|error| format!("{address}: {error}"))?;
-    Ok((key, address))
+    let place = place.parse().map_err(|error| format!("{error}"))?;
+    Ok((key, place))
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let folder = Folder::at(&arguments.dir);
     folder.expect_node()?;
     let addresses = Addresses {
-        bind: arguments.bind,
+        bind: arguments.bind.clone(),
         peers: arguments.peers.clone(),
     };
     let json = arguments.json;
@@ -157,7 +158,8 @@ fn tell(event: &Value) {
             event["round"],
             loss("held_out")
         ),
-        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" => text("text"),
+        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" | "waiting" | "clock" | "twin" => text("text"),
+        "waited" => format!("no longer waiting for {}, after {} s", text("what"), event["seconds"]),
         "backfill" => format!(
             "of what this node missed while it was away, {} blobs were fetched and {} are still to be",
             event["fetched"], event["missing"]

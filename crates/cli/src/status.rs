@@ -5,7 +5,7 @@ use atoll_host::status::status;
 use serde_json::Value;
 use std::{path::PathBuf, process::ExitCode};
 
-/// Says where a run stands: round, phase, peers, loss, checkpoint.
+/// Says where a run stands: round, phase, peers, loss, checkpoint, and what a running node waits for.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  atoll status atoll-demo\n  atoll status atoll-demo/node-1 --json")]
 pub(crate) struct Arguments {
@@ -56,14 +56,67 @@ fn effect(loss: &Value) -> String {
     )
 }
 
+/// How long ago something was, for people.
+fn ago(milliseconds: &Value) -> Option<String> {
+    let seconds = milliseconds.as_u64()? / 1000;
+    Some(match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    })
+}
+
+/// A node that has not written for so long hangs, or its machine sleeps.
+const SILENT_MS: u64 = 15_000;
+
+/// Whether the node runs, and whether it still says so.
+fn standing(value: &Value) -> String {
+    if value["running"] != true {
+        return "stopped".into();
+    }
+    match ago(&value["word_age_ms"]).filter(|_| value["word_age_ms"].as_u64() > Some(SILENT_MS)) {
+        Some(age) => format!("its process is there, but it has said nothing for {age}: it hangs, or its disk does"),
+        None => "running".into(),
+    }
+}
+
+/// What a running node says of the others, of its clock and of what it waits for.
+fn print_live(value: &Value) {
+    let list = |key: &str| value[key].as_array().map_or(&[][..], Vec::as_slice);
+    if let Some(members) = value["members"].as_u64() {
+        let names: Vec<&str> = list("connected").iter().filter_map(Value::as_str).collect();
+        let names = match names.len() {
+            0 => String::new(),
+            _ => format!(" ({})", names.join(", ")),
+        };
+        say!(
+            "  connected   {} of {} others{names}; {} members are needed for a block, this node included",
+            list("connected").len(),
+            members.saturating_sub(1),
+            value["needed"]
+        );
+    }
+    if let Some(clock) = value["clock"].as_str() {
+        say!("  clock       {clock}");
+    }
+    if let Some(skipped) = value["skipped"].as_str() {
+        say!("  not trained {skipped}");
+    }
+    for wait in list("waits") {
+        say!("  waits       {}", wait["text"].as_str().unwrap_or("-"));
+    }
+}
+
 fn print(value: &Value) {
     let text = |key: &str| value[key].as_str().unwrap_or("-").to_string();
     say!("{}  (genesis {})", text("name"), text("genesis"));
-    say!(
-        "  node        {}",
-        if value["running"] == true { "running" } else { "stopped" }
-    );
-    say!("  block       {}", value["height"]);
+    say!("  node        {}", standing(value));
+    match ago(&value["block_age_ms"]) {
+        Some(age) => say!("  block       {}, {age} ago", value["height"]),
+        None => say!("  block       {}", value["height"]),
+    }
+    print_live(value);
     say!(
         "  round       {} of {}, phase {}",
         value["round"],

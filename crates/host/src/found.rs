@@ -6,6 +6,7 @@ use crate::{
     folder::{Folder, make, write_whole},
     identity::{self, IdentityError},
     network::Settings,
+    place::Place,
 };
 use anyhow::{Context as _, bail};
 pub use atoll_learner::data::{Corpus, ingest};
@@ -181,8 +182,9 @@ pub fn install_settings(
 ) -> anyhow::Result<()> {
     let peers = others
         .iter()
-        .map(|(peer, address)| (peer.to_string(), *address))
+        .map(|(peer, address)| (peer.to_string(), Place::from(*address)))
         .collect();
+    let bind = bind.into();
     Ok(Settings { bind, peers }.write(&folder.settings())?)
 }
 

@@ -21,7 +21,7 @@ use atoll_consensus::{Config, Finalized, Handle};
 use atoll_ledger::{Applied, Event, Peer, Phase, RoundRecord, State};
 use atoll_node::{Effect, Input, Node};
 use atoll_outer::attack::Liar;
-use atoll_protocol::{Charter, Keypair, Millis, PeerId, Round, limits::APPEAL_BYTES_MAX, transaction::may_be_said};
+use atoll_protocol::{Charter, Keypair, Millis, Round, limits::APPEAL_BYTES_MAX, transaction::may_be_said};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},

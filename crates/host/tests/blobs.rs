@@ -2,6 +2,7 @@
 
 use atoll_host::{
     blobs::{Blobs, BlobsError, Keep, Size},
+    fetch::Fetcher,
     folder::Folder,
     found::{Plan, begin, corpus_of},
     network::{Network, Settings, bind},
@@ -66,10 +67,10 @@ impl Side {
         let blobs = Blobs::open(&Folder::at(place.path())).await.unwrap();
         let peers: BTreeMap<_, _> = known
             .iter()
-            .map(|(peer, address)| (peer.to_string(), *address))
+            .map(|(peer, address)| (peer.to_string(), (*address).into()))
             .collect();
         let settings = Settings {
-            bind: ([127, 0, 0, 1], 0).into(),
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
             peers,
         };
         let (network, _) = {
@@ -88,11 +89,13 @@ impl Side {
         (self.me, self.network.listens()[0])
     }
 
+    fn fetcher(&self) -> Fetcher {
+        Fetcher::new(self.blobs.clone(), self.network.endpoint().clone())
+    }
+
     async fn fetch(&self, hash: &Hash, size: Size, from: &Side) -> Result<bytes::Bytes, BlobsError> {
         let keep = Keep::Contribution(Round(0), from.me);
-        self.blobs
-            .fetch(self.network.endpoint(), hash, size, &[from.me], &keep)
-            .await
+        self.fetcher().fetch(hash, size, &[from.me], &keep).await
     }
 
     fn has_file(&self, hash: &Hash) -> bool {

@@ -294,6 +294,29 @@ impl Running {
         }
     }
 
+    /// Takes in what has been said until now.
+    fn hear(&mut self) {
+        self.seen.extend(self.lines.try_iter());
+    }
+
+    /// The first event until now for which `fits` is true.
+    pub(crate) fn has(&mut self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+        self.hear();
+        self.seen.iter().find(|event| fits(event)).cloned()
+    }
+
+    /// Waits until `fits` is true of all events after the first `before`.
+    pub(crate) fn wait_new(&mut self, what: &str, before: usize, fits: impl Fn(&[Value]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !fits(&self.seen[before..]) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(event) => self.seen.push(event),
+                Err(_) => panic!("{what} did not come; seen: {}", self.told()),
+            }
+        }
+    }
+
     /// Waits for the end of the program.
     pub(crate) fn ended(mut self) -> (ExitStatus, Vec<Value>, String) {
         let deadline = Instant::now() + PATIENCE;
