@@ -18,6 +18,11 @@ use std::{
 };
 use tree::{Graph, Unit};
 
+pub(crate) const USAGE: &str = "cargo xtask unify
+
+Writes crates/unify and crates/unify-small anew: needed when `cargo xtask check` says that one crate alone has
+other features than the workspace. Fetches what other systems depend on.";
+
 /// The crates without code. The first is for the crates of [`SMALL`], the second for all others.
 pub(crate) const HACKS: [&str; 2] = ["atoll-unify-small", "atoll-unify"];
 /// Crates that are built alone without hundreds of others.
