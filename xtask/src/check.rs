@@ -50,7 +50,7 @@ const STEPS: &[Step] = &[
         about: "one crate alone has the workspace's features",
         run: unify::check,
         show: "cargo xtask check features",
-        mend: "`cargo xtask unify`, then commit crates/unify, crates/unify-small and Cargo.lock",
+        mend: "`cargo xtask unify`, then commit crates/unify, crates/unify-small and both Cargo.lock",
     },
     Step {
         name: "format",
