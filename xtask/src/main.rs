@@ -1,6 +1,8 @@
-//! `cargo xtask check`: everything that CI checks, with no tool to install. `cargo xtask soak`: a search for
-//! failures in simulated networks. `cargo xtask link-test`: real nodes over links of a real limit.
+//! `cargo xtask check`: everything that CI checks, with no tool to install. `cargo xtask unify`: features that do
+//! not differ. `cargo xtask soak`: a search for failures in simulated networks. `cargo xtask link-test`: real nodes
+//! over links of a real limit.
 
+mod check;
 mod layers;
 mod link_test;
 mod manifest;
@@ -11,23 +13,16 @@ mod unify;
 use std::{
     env,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
-    time::Instant,
+    process::{Command, ExitCode},
 };
 
 /// Lines about what is wrong, each to be read alone.
 type Findings = Vec<String>;
 
-const USAGE: &str = "usage: cargo xtask check [--no-test]
-
-Checks dependency direction, the rules of the pure crates, that one crate alone has the workspace's features,
-format, lints, licences and advisories (if cargo-deny is installed), and runs the tests unless --no-test is given.
-
-       cargo xtask unify
-
-Writes crates/unify and crates/unify-small anew, after dependencies or their features have changed.
-
-       ";
+fn usage() -> String {
+    let all = [check::USAGE, unify::USAGE, soak::USAGE, link_test::USAGE];
+    all.map(|text| format!("usage: {text}\n")).join("\n")
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -38,19 +33,26 @@ fn main() -> ExitCode {
         return link_test::run(&root(), words); // it has an exit code of its own
     }
     let done = match words[..] {
-        ["check"] => check(&root(), true),
-        ["check", "--no-test"] => check(&root(), false),
+        ref words if words.contains(&"--help") => {
+            print!("{}", usage());
+            return ExitCode::SUCCESS;
+        }
+        ["check", ref words @ ..] => check::run(&root(), words),
         ["unify"] => unify::write(&root()),
-        ["soak", ref words @ ..] if !words.contains(&"--help") => soak::run(&root(), words),
+        ["soak", ref words @ ..] => soak::run(&root(), words),
         _ => {
-            eprintln!("{USAGE}{}\n\n       {}", soak::USAGE, link_test::USAGE);
+            eprint!("{}", usage());
             return ExitCode::FAILURE;
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(findings) => {
-            findings.iter().for_each(|line| eprintln!("error: {line}"));
+            for line in findings {
+                // what is indented belongs to the line above
+                let head = if line.starts_with(' ') { "" } else { "error: " };
+                eprintln!("{head}{line}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -60,39 +62,6 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_path_buf()
-}
-
-/// Runs every step in order; stops at the first that finds something.
-fn check(root: &Path, tests: bool) -> Result<(), Findings> {
-    step("dependencies point down", || layers::check(root))?;
-    step("pure crates are pure, only the command prints", || sources::check(root))?;
-    step("one crate alone has the workspace's features", || unify::check(root))?;
-    step("format", || cargo(root, &["fmt", "--all", "--check"]))?;
-    step("lints", || {
-        let lints = [
-            "clippy",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ];
-        cargo(root, &lints)
-    })?;
-    step("licences, sources and advisories", || deny(root))?;
-    if tests {
-        step("tests", || cargo(root, &["test", "--release", "--workspace"]))?;
-    }
-    Ok(())
-}
-
-fn step(name: &str, run: impl FnOnce() -> Result<(), Findings>) -> Result<(), Findings> {
-    println!("== {name}");
-    let began = Instant::now();
-    run()?;
-    println!("   ok, {:.1} s", began.elapsed().as_secs_f64());
-    Ok(())
 }
 
 fn cargo_command(root: &Path) -> Command {
@@ -120,17 +89,4 @@ fn cargo(root: &Path, arguments: &[&str]) -> Result<(), Findings> {
         Ok(status) => Err(vec![format!("`{shown}` failed with {status}")]),
         Err(error) => Err(vec![format!("`{shown}` could not be started: {error}")]),
     }
-}
-
-fn deny(root: &Path) -> Result<(), Findings> {
-    let mut probe = cargo_command(root);
-    let probe = probe
-        .args(["deny", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    if !probe.status().is_ok_and(|status| status.success()) {
-        println!("   skipped: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
-        return Ok(());
-    }
-    cargo(root, &["deny", "--all-features", "check"])
 }

@@ -18,6 +18,11 @@ use std::{
 };
 use tree::{Graph, Unit};
 
+pub(crate) const USAGE: &str = "cargo xtask unify
+
+Writes crates/unify and crates/unify-small anew: needed when `cargo xtask check` says that one crate alone has
+other features than the workspace. Fetches what other systems depend on.";
+
 /// The crates without code. The first is for the crates of [`SMALL`], the second for all others.
 pub(crate) const HACKS: [&str; 2] = ["atoll-unify-small", "atoll-unify"];
 /// Crates that are built alone without hundreds of others.
@@ -61,6 +66,10 @@ pub(crate) fn write(root: &Path) -> Result<(), Findings> {
 }
 
 fn rewrite(root: &Path) -> Result<(), Findings> {
+    println!(
+        "== asks Cargo about each crate on {} targets; this takes a minute or two",
+        TARGETS.len()
+    );
     let mut listings = HACKS.map(Listing::new);
     for listing in &listings {
         listing.save(root)?;
@@ -92,9 +101,14 @@ fn rewrite(root: &Path) -> Result<(), Findings> {
             }
             listing.save(root)?;
         }
+        println!("   {member}");
     }
+    tree::lock_again(root, "fuzz/Cargo.toml")?;
     match everywhere(|target| tree::of_workspace(root, target))? == whole {
-        true => Ok(()),
+        true => {
+            println!("   written: commit crates/unify, crates/unify-small and both Cargo.lock");
+            Ok(())
+        }
         false => Err(vec![
             "the listings change the whole workspace's features, which they may not".to_string(),
         ]),

@@ -25,6 +25,11 @@ const WITHOUT_TESTS: &str = "normal,build";
 /// A column of the drawing: what stands before each level of depth.
 const COLUMNS: [&str; 4] = ["|   ", "|-- ", "`-- ", "    "];
 
+/// Brings the `Cargo.lock` of another workspace that uses our crates up to date.
+pub(super) fn lock_again(root: &Path, manifest: &str) -> Result<(), Findings> {
+    ask(root, &["--manifest-path", manifest], "all").map(drop)
+}
+
 /// The whole workspace, with its tests.
 pub(super) fn of_workspace(root: &Path, target: &str) -> Result<Graph, Findings> {
     ask(root, &["--workspace", "--edges", WITH_TESTS], target)

@@ -24,7 +24,7 @@ use std::{
 /// run: the same command goes on where it was stopped.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Writes results.jsonl, table.md and plot.svg into the output folder. smoke takes under a minute, table hours, large about a day on two cores.\n\nExamples:\n  atoll bench convergence\n  atoll bench convergence --preset table --data texts.txt --out results/table\n  atoll bench convergence --json | tail -1"
+    after_help = "Writes results.jsonl, table.md and plot.svg into atoll-bench/PRESET of the working folder, or where --out says, and into nothing else. smoke takes under a minute, table hours, large about a day on two cores.\n\nExamples:\n  atoll bench convergence\n  atoll bench convergence --preset table --data texts.txt --out results/table\n  atoll bench convergence --json | tail -1"
 )]
 pub(crate) struct Arguments {
     /// What to run
@@ -69,6 +69,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let default = || Path::new("atoll-bench").join(preset.name());
     let out = arguments.out.clone().unwrap_or_else(default);
     fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let out = std::path::absolute(out)?;
+    eprintln!("atoll: results are kept in {}", out.display());
     let task = Task::of(&corpus::read(arguments.data.as_deref())?)?;
     let book = convergence::open(&out.join("results.jsonl"), &task)?;
     let campaign = preset.campaign();
@@ -83,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let column = preset.main_column();
     match arguments.json {
-        true => say!("{}", summary(&rows, &column)),
+        true => say!("{}", summary(&rows, &column, &out)),
         false => {
             say!("{}", table::markdown(&rows));
             say!("results, table and plot are in {}", out.display());
@@ -140,7 +142,7 @@ fn write(out: &Path, preset: Preset, task: &Task, rows: &[Row], arguments: &Argu
     Ok(())
 }
 
-fn summary(rows: &[Row], main: &str) -> serde_json::Value {
+fn summary(rows: &[Row], main: &str, out: &Path) -> serde_json::Value {
     let arm = |row: &Row| {
         json!({
             "name": row.name,
@@ -157,7 +159,7 @@ fn summary(rows: &[Row], main: &str) -> serde_json::Value {
     let arms: Vec<_> = rows.iter().filter(|row| row.column == main).map(arm).collect();
     let others: Vec<_> = rows.iter().filter(|row| row.column != main).map(arm).collect();
     match others.is_empty() {
-        true => json!({ "arms": arms }),
-        false => json!({ "arms": arms, "other_columns": others }),
+        true => json!({ "arms": arms, "out": out.display().to_string() }),
+        false => json!({ "arms": arms, "other_columns": others, "out": out.display().to_string() }),
     }
 }
