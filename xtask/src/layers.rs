@@ -74,6 +74,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokenizers", &["atoll-learner"]),
     ("safetensors", &["atoll-learner"]),
     ("parquet", &["atoll-learner"]),
+    ("flate2", &["atoll-learner"]),
+    ("zstd", &["atoll-learner"]),
     ("commonware-*", &["atoll-consensus"]),
     ("iroh", &["atoll-consensus", "atoll-host"]),
     ("iroh-*", &["atoll-host"]),

@@ -29,7 +29,7 @@ fn corpus() -> Corpus {
     Corpus {
         sources: vec![source],
         documents: vec![Document { source: 0, text }],
-        skipped: vec![],
+        ..Corpus::default()
     }
 }
 

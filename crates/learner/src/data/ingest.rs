@@ -1,20 +1,28 @@
-//! Files to documents: text, JSONL, Parquet, or a folder of them.
+//! Files to documents: text, JSON lines, Parquet, packed or not, or a folder of them.
+//!
+//! Whatever is named is read or said: see [`Corpus::skipped`]. Texts stay as they are, line ends too; only a byte
+//! order mark is taken off.
 
-use super::parquet::texts_of_parquet;
-use atoll_protocol::Hash;
-use serde::Deserialize;
+use super::{
+    corpus::{Corpus, Part, Skipped},
+    gather::{self, Fault, Gather},
+    secret::secret_by_name,
+    unpack::{Halt, Meter},
+    walk::{self, File},
+};
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 use thiserror::Error;
 
-/// Bytes of all files of one corpus; they are held in memory.
+/// Bytes of all files of one corpus, as they lie on the disk.
 pub const CORPUS_BYTES_MAX: u64 = 4 << 30;
-/// Files of one corpus.
-const FILES_MAX: usize = 100_000;
-/// Folders within folders.
-const DEPTH_MAX: usize = 32;
+/// Bytes of all texts of one corpus, unpacked; they are held in memory.
+pub const TEXT_BYTES_MAX: u64 = 8 << 30;
+/// Reasons that an error lists.
+const REASONS_MAX: usize = 3;
 
 /// Why nothing was read.
 #[derive(Debug, Error)]
@@ -28,7 +36,7 @@ pub enum IngestError {
         error: io::Error,
     },
     /// More than fits.
-    #[error("{path} has {got} {unit}; at most {max} are taken: train on a part of it")]
+    #[error("{path} has {got} {unit} at least; at most {max} are taken: train on a part of it")]
     TooLarge {
         /// What was read.
         path: PathBuf,
@@ -40,226 +48,212 @@ pub enum IngestError {
         max: u64,
     },
     /// The one file that was named is not text.
-    #[error("{path} is not UTF-8 text (byte {at}); text, .jsonl and .parquet are read")]
+    #[error("{path} is {reason}; text, .json, .jsonl, .parquet are read, and .gz and .zst of text and JSON")]
     NotText {
         /// The file.
         path: PathBuf,
-        /// The first byte that is not UTF-8.
-        at: usize,
-    },
-    /// A line of JSONL.
-    #[error("{path}, line {line}: {reason}; each line must be an object with a string `text`")]
-    Jsonl {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What is wrong.
+        /// What it is, and what to do.
         reason: String,
     },
-    /// A Parquet file.
-    #[error("{path}: {reason}; a Parquet file must have a string column `text`")]
-    Parquet {
+    /// A file that was meant to be read and cannot be.
+    #[error("{path}{place}: {reason}", place = place(*part, *at))]
+    Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Of what `at` is the number.
+        part: Part,
+        /// Lines from 1, elements and rows from 0; none for the whole file.
+        at: Option<u64>,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// What was named must not be in a corpus.
+    #[error("{path} is not read: {reason}, and a corpus is given to everybody; name other data")]
+    Secret {
+        /// What was named.
+        path: PathBuf,
+        /// Why not.
         reason: String,
     },
     /// No text at all.
-    #[error("{path} holds no text ({skipped} files were skipped)")]
+    #[error("{path} holds no text{}", reasons(skipped))]
     Empty {
         /// What was read.
         path: PathBuf,
-        /// Files that are not text.
-        skipped: usize,
+        /// What was left out of it.
+        skipped: Vec<Skipped>,
     },
+    /// The caller wanted no more.
+    #[error("reading {0} was stopped")]
+    Stopped(PathBuf),
 }
 
-/// One text; the end-of-text token stands behind it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
-    /// Index of its source in [`Corpus::sources`].
-    pub source: usize,
-    /// The text.
-    pub text: String,
+fn place(part: Part, at: Option<u64>) -> String {
+    at.map(|at| format!(", {} {at}", part.name())).unwrap_or_default()
 }
 
-/// One file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Relative to what was named, with `/`.
-    pub path: String,
-    /// Size of the file.
+fn reasons(skipped: &[Skipped]) -> String {
+    let mut named: Vec<String> = skipped.iter().take(REASONS_MAX).map(ToString::to_string).collect();
+    match skipped.len().saturating_sub(REASONS_MAX) {
+        _ if skipped.is_empty() => return String::new(),
+        0 => {}
+        more => named.push(format!("and {more} more")),
+    }
+    format!("; left out: {}", named.join("; "))
+}
+
+/// How far reading is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files read.
+    pub files: u64,
+    /// Files to read.
+    pub files_all: u64,
+    /// Bytes read, as they lie on the disk.
     pub bytes: u64,
-    /// BLAKE3 of the file.
-    pub hash: Hash,
+    /// Bytes to read; less than `bytes` where a file has no size of its own.
+    pub bytes_all: u64,
 }
 
-/// A file of a folder that was left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Relative to the folder, with `/`.
-    pub path: String,
-    /// Why.
-    pub reason: String,
+/// How a corpus is read.
+#[derive(Clone, Copy)]
+pub struct Ingest<'a> {
+    /// Field of JSON and column of Parquet that holds the text; `a.b` is a field of a field.
+    pub field: &'a str,
+    /// Lines, rows and files that are broken are left out and named, and are no error.
+    pub skip_broken: bool,
+    /// A text that stands there twice is read twice: what is trained on is kept apart from what is held out only
+    /// where each text stands once.
+    pub keep_copies: bool,
+    /// Files and folders that are left out wherever they are, such as the founder's own.
+    pub leave_out: &'a [PathBuf],
+    /// Bytes of all files; [`CORPUS_BYTES_MAX`].
+    pub bytes_max: u64,
+    /// Bytes of all texts; [`TEXT_BYTES_MAX`].
+    pub text_bytes_max: u64,
+    /// Called for every file and megabyte; reading ends with [`IngestError::Stopped`] when it breaks.
+    pub progress: &'a dyn Fn(&Progress) -> ControlFlow<()>,
 }
 
-/// Everything that was read, in the order of the paths.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Corpus {
-    /// Files, by path.
-    pub sources: Vec<Source>,
-    /// Texts, in the order of the files and within them.
-    pub documents: Vec<Document>,
-    /// Files of the folder that are not text.
-    pub skipped: Vec<Skipped>,
+fn go_on(_: &Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
-impl Corpus {
-    /// Bytes of text.
-    pub fn text_bytes(&self) -> u64 {
-        self.documents.iter().map(|document| document.text.len() as u64).sum()
+impl Default for Ingest<'_> {
+    fn default() -> Self {
+        Self {
+            field: "text",
+            skip_broken: false,
+            keep_copies: false,
+            leave_out: &[],
+            bytes_max: CORPUS_BYTES_MAX,
+            text_bytes_max: TEXT_BYTES_MAX,
+            progress: &go_on,
+        }
     }
 }
 
-/// Reads a file or a folder. In a folder, files that are not UTF-8 are skipped and named; a broken
-/// JSONL or Parquet file is an error, because it was meant to be read.
+/// Reads a file or a folder with the usual settings.
+///
+/// # Errors
+/// See [`Ingest::read`].
 pub fn ingest(path: &Path) -> Result<Corpus, IngestError> {
-    let is_folder = metadata(path)?.is_dir();
-    let mut files = Vec::new();
-    match is_folder {
-        true => walk(path, String::new(), 0, &mut files)?,
-        false => files.push((name_of(path), path.to_path_buf())),
-    }
-    files.sort();
-    let mut corpus = Corpus::default();
-    let mut total = 0u64;
-    for (name, file) in files {
-        total = total.saturating_add(metadata(&file)?.len());
-        if total > CORPUS_BYTES_MAX {
-            return Err(IngestError::TooLarge {
-                path: path.to_path_buf(),
-                got: total,
-                unit: "bytes",
-                max: CORPUS_BYTES_MAX,
+    Ingest::default().read(path)
+}
+
+impl Ingest<'_> {
+    /// Reads a file or a folder. In a folder, what is no text is left out and named; what was meant to be read and
+    /// is broken (JSON lines, Parquet, anything packed) is an error unless `skip_broken`.
+    ///
+    /// # Errors
+    /// Where a file that was named is no text or must not be read, where something is broken, or too much, and
+    /// where no text is left.
+    pub fn read(&self, path: &Path) -> Result<Corpus, IngestError> {
+        let found = walk::walk(path, self)?;
+        let mut meter = Meter::new(self);
+        meter.progress.files_all = found.files.len() as u64;
+        meter.progress.bytes_all = found.files.iter().map(|file| file.bytes).sum();
+        let mut gather = Gather::new(self.keep_copies);
+        gather.corpus.skipped = found.skipped;
+        for file in &found.files {
+            self.one(file, found.is_folder, &mut gather, &mut meter)
+                .map_err(|fault| {
+                    let shown = if found.is_folder { path.join(&file.name) } else { path.to_path_buf() };
+                    self.error(fault, shown, path, &meter)
+                })?;
+            meter.progress.files += 1;
+        }
+        let mut corpus = gather.corpus;
+        corpus.skipped.sort_by(|a, b| (&a.path, a.part).cmp(&(&b.path, b.part)));
+        if found.hidden > 0 {
+            corpus.skipped.push(Skipped {
+                count: found.hidden,
+                ..Skipped::one("", Part::Hidden, 0, "names that begin with a dot are not read")
             });
         }
-        match read(&file, &name, &mut corpus) {
-            Err(IngestError::NotText { at, .. }) if is_folder => corpus.skipped.push(Skipped {
-                path: name,
-                reason: format!("not UTF-8 text (byte {at})"),
+        match corpus.documents.is_empty() {
+            false => Ok(corpus),
+            true => Err(IngestError::Empty {
+                path: path.to_path_buf(),
+                skipped: corpus.skipped,
             }),
-            result => result?,
         }
     }
-    match corpus.documents.is_empty() {
-        false => Ok(corpus),
-        true => Err(IngestError::Empty {
-            path: path.to_path_buf(),
-            skipped: corpus.skipped.len(),
-        }),
+
+    /// Reads one file, or says why not.
+    fn one(&self, file: &File, in_folder: bool, gather: &mut Gather, meter: &mut Meter<'_>) -> Result<(), Fault> {
+        meter.tell()?;
+        let by_name = file.path.file_name().and_then(|name| secret_by_name(&name.to_string_lossy()));
+        let read = match by_name {
+            Some(reason) => Err(Fault::Secret(reason.into())),
+            None => gather::file(file, self, gather, meter),
+        };
+        let reason = match read {
+            Ok(()) => return Ok(()),
+            Err(Fault::NotText(reason) | Fault::Secret(reason)) if in_folder => reason,
+            Err(Fault::Io(error)) if in_folder && is_about_one(&error) => format!("it cannot be read: {error}"),
+            Err(Fault::Broken { part, at, reason }) if self.skip_broken => match at {
+                Some(at) => format!("{} {at}: {reason}", part.name()),
+                None => reason,
+            },
+            Err(fault) => return Err(fault),
+        };
+        let skipped = Skipped::one(&file.name, Part::File, file.bytes, reason);
+        gather.corpus.skipped.push(skipped);
+        Ok(())
+    }
+
+    fn error(&self, fault: Fault, path: PathBuf, named: &Path, meter: &Meter<'_>) -> IngestError {
+        let too_large = |got, unit, max| IngestError::TooLarge {
+            path: named.to_path_buf(),
+            got,
+            unit,
+            max,
+        };
+        match fault {
+            Fault::NotText(reason) => IngestError::NotText { path, reason },
+            Fault::Secret(reason) => IngestError::Secret { path, reason },
+            Fault::Broken { part, at, reason } => IngestError::Broken { path, part, at, reason },
+            Fault::Io(error) => match Halt::of(&error) {
+                Some(Halt::TooManyBytes) => too_large(meter.progress.bytes, "bytes", self.bytes_max),
+                Some(Halt::TooMuchText) => too_large(meter.unpacked, "bytes of text", self.text_bytes_max),
+                Some(Halt::Stopped) => IngestError::Stopped(named.to_path_buf()),
+                None => IngestError::Io { path, error },
+            },
+        }
     }
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> IngestError {
+/// Whether the file alone is in trouble, and not the disk.
+fn is_about_one(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound)
+}
+
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> IngestError {
     let path = path.to_path_buf();
     move |error| IngestError::Io { path, error }
 }
 
-fn metadata(path: &Path) -> Result<fs::Metadata, IngestError> {
+pub(super) fn metadata(path: &Path) -> Result<fs::Metadata, IngestError> {
     fs::metadata(path).map_err(io_error(path))
-}
-
-fn name_of(path: &Path) -> String {
-    match path.file_name() {
-        Some(name) => name.to_string_lossy().into_owned(),
-        None => String::new(),
-    }
-}
-
-/// Collects files below `folder`; hidden names and symbolic links are not followed.
-fn walk(folder: &Path, prefix: String, depth: usize, files: &mut Vec<(String, PathBuf)>) -> Result<(), IngestError> {
-    let too_large = |got, unit, max| IngestError::TooLarge {
-        path: folder.to_path_buf(),
-        got,
-        unit,
-        max,
-    };
-    if depth > DEPTH_MAX {
-        return Err(too_large(depth as u64, "folders within folders", DEPTH_MAX as u64));
-    }
-    for entry in fs::read_dir(folder).map_err(io_error(folder))? {
-        let entry = entry.map_err(io_error(folder))?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(io_error(folder))?);
-        let name = name_of(&path);
-        if name.starts_with('.') {
-            continue;
-        }
-        let name = format!("{prefix}{name}");
-        if kind.is_dir() {
-            walk(&path, format!("{name}/"), depth + 1, files)?;
-        } else if kind.is_file() {
-            files.push((name, path));
-        }
-        if files.len() > FILES_MAX {
-            return Err(too_large(files.len() as u64, "files", FILES_MAX as u64));
-        }
-    }
-    Ok(())
-}
-
-/// Appends one file. Nothing is appended on an error.
-fn read(path: &Path, name: &str, corpus: &mut Corpus) -> Result<(), IngestError> {
-    let bytes = fs::read(path).map_err(io_error(path))?;
-    let source = Source {
-        path: name.to_string(),
-        bytes: bytes.len() as u64,
-        hash: Hash::of_blob(&bytes),
-    };
-    let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
-    let texts = match extension.as_ref().and_then(|extension| extension.to_str()) {
-        Some("parquet") => texts_of_parquet(path).map_err(|reason| IngestError::Parquet {
-            path: path.to_path_buf(),
-            reason,
-        })?,
-        Some("jsonl" | "ndjson") => texts_of_jsonl(path, &text(path, bytes)?)?,
-        _ => vec![text(path, bytes)?],
-    };
-    let index = corpus.sources.len();
-    corpus.sources.push(source);
-    let full = texts.into_iter().filter(|text| !text.is_empty());
-    corpus
-        .documents
-        .extend(full.map(|text| Document { source: index, text }));
-    Ok(())
-}
-
-fn text(path: &Path, bytes: Vec<u8>) -> Result<String, IngestError> {
-    let refuse = |at| IngestError::NotText {
-        path: path.to_path_buf(),
-        at,
-    };
-    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        return Err(refuse(at));
-    }
-    String::from_utf8(bytes).map_err(|error| refuse(error.utf8_error().valid_up_to()))
-}
-
-/// The only field that is read; a line may have others.
-#[derive(Deserialize)]
-struct Line {
-    text: String,
-}
-
-fn texts_of_jsonl(path: &Path, file: &str) -> Result<Vec<String>, IngestError> {
-    let full = (1..).zip(file.lines()).filter(|(_, line)| !line.trim().is_empty());
-    full.map(|(number, line)| match serde_json::from_str::<Line>(line) {
-        Ok(line) => Ok(line.text),
-        Err(error) => Err(IngestError::Jsonl {
-            path: path.to_path_buf(),
-            line: number,
-            reason: error.to_string(),
-        }),
-    })
-    .collect()
 }

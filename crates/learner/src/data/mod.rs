@@ -2,16 +2,25 @@
 //!
 //! Read in this order: [`ingest()`] → [`Tokenizer`] → [`build`] → [`Dataset`].
 
+mod corpus;
 mod dataset;
+mod decode;
+mod gather;
 mod hex;
 mod ingest;
+mod json;
 mod manifest;
 mod parquet;
+mod secret;
 mod shards;
 mod tokenizer;
+mod unpack;
+mod walk;
 
 pub use dataset::{Dataset, Split};
-pub use ingest::{CORPUS_BYTES_MAX, Corpus, Document, IngestError, Skipped, Source, ingest};
+pub use corpus::{Corpus, Document, Part, Skipped, Source};
+pub use ingest::{CORPUS_BYTES_MAX, Ingest, IngestError, Progress, TEXT_BYTES_MAX, ingest};
 pub use manifest::{DataError, MANIFEST_BYTES_MAX, Manifest, Shard, SourceEntry};
+pub use secret::{secret_by_name, secret_in_text};
 pub use shards::{Built, SHARD_BYTES_MAX, build};
 pub use tokenizer::{END_OF_TEXT, TOKENIZER_BYTES_MAX, Tokenizer, TokenizerError};
