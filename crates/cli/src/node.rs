@@ -46,7 +46,9 @@ pub(crate) struct Arguments {
 }
 
 fn peer_address(text: &str) -> Result<(PeerId, Place), String> {
-    let (key, place) = text.split_once('=').ok_or("KEY=ADDRESS:PORT or KEY=HOST:PORT is needed")?;
+    let (key, place) = text
+        .split_once('=')
+        .ok_or("KEY=ADDRESS:PORT or KEY=HOST:PORT is needed")?;
     let key = key.parse().map_err(|error| format!("{error}"))?;
     let place = place.parse().map_err(|error| format!("{error}"))?;
     Ok((key, place))
@@ -158,7 +160,9 @@ fn tell(event: &Value) {
             event["round"],
             loss("held_out")
         ),
-        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" | "waiting" | "clock" | "twin" => text("text"),
+        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" | "waiting" | "clock" | "twin" => {
+            text("text")
+        }
         "waited" => format!("no longer waiting for {}, after {} s", text("what"), event["seconds"]),
         "backfill" => format!(
             "of what this node missed while it was away, {} blobs were fetched and {} are still to be",

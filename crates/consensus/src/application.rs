@@ -1,6 +1,11 @@
 //! What the engine asks of the ledger: a block to propose, a verdict on somebody else's.
 
-use crate::{block::Block, chain::Place, keys::{hash_of, peer_of}, ledger::Ledger};
+use crate::{
+    block::Block,
+    chain::Place,
+    keys::{hash_of, peer_of},
+    ledger::Ledger,
+};
 use atoll_ledger::State;
 use atoll_protocol::{Hash, Height, Millis, limits::CLOCK_SKEW_MS_MAX};
 use commonware_consensus::{

@@ -110,13 +110,7 @@ impl Fetcher {
     /// # Errors
     /// [`BlobsError::NotServed`] where none of them has it, [`BlobsError::Size`] where it is not of a size that is
     /// allowed, and what the store says.
-    pub async fn fetch(
-        &self,
-        hash: &Hash,
-        size: Size,
-        providers: &[PeerId],
-        keep: &Keep,
-    ) -> Result<Bytes, BlobsError> {
+    pub async fn fetch(&self, hash: &Hash, size: Size, providers: &[PeerId], keep: &Keep) -> Result<Bytes, BlobsError> {
         self.blobs.keep(hash, keep).await?;
         if !self.blobs.has(hash).await? {
             self.obtain(hash, size, providers).await?;
@@ -128,7 +122,11 @@ impl Fetcher {
 
     async fn obtain(&self, hash: &Hash, size: Size, providers: &[PeerId]) -> Result<(), BlobsError> {
         let me = self.endpoint.id();
-        let others: Vec<PeerId> = providers.iter().filter(|peer| peer.0 != *me.as_bytes()).copied().collect();
+        let others: Vec<PeerId> = providers
+            .iter()
+            .filter(|peer| peer.0 != *me.as_bytes())
+            .copied()
+            .collect();
         let mut next = self.seen().order(&others, now()).into_iter();
         let (mut asked, mut tried) = (FuturesUnordered::new(), 0);
         let mut last = "no peer to ask".to_string();
@@ -176,13 +174,18 @@ impl Fetcher {
     async fn open(&self, hash: &Hash, peer: PeerId) -> Result<Opened, Refused> {
         let refused = |answered, error| Refused { peer, answered, error };
         let Ok(id) = EndpointId::from_bytes(&peer.0) else {
-            return Err(refused(false, BlobsError::Peer(format!("{peer} is no key that can be dialed"))));
+            return Err(refused(
+                false,
+                BlobsError::Peer(format!("{peer} is no key that can be dialed")),
+            ));
         };
         let dial = async {
             let connected = self.endpoint.connect(EndpointAddr::new(id), iroh_blobs::ALPN).await;
             connected.map_err(peer_error)
         };
-        let connection = within(PROVIDER_WAIT, dial).await.map_err(|error| refused(false, error))?;
+        let connection = within(PROVIDER_WAIT, dial)
+            .await
+            .map_err(|error| refused(false, error))?;
         let ask = async { get_verified_size(&connection, &native(hash)).await.map_err(peer_error) };
         match within(PROVIDER_WAIT, ask).await {
             Ok((bytes, _)) => Ok(Opened {
@@ -250,7 +253,11 @@ mod tests {
         assert_eq!(order(&seen, 0), peers(&[2, 1, 3]), "connected, but it serves nothing");
         assert_eq!(order(&seen, SILENT.0), peers(&[3, 1, 2]), "forgotten after a while");
         seen.silent(one, Millis(0));
-        assert_eq!(order(&seen, SILENT.0), peers(&[3, 2, 1]), "later where it happened again");
+        assert_eq!(
+            order(&seen, SILENT.0),
+            peers(&[3, 2, 1]),
+            "later where it happened again"
+        );
         seen.answered(&one);
         assert_eq!(order(&seen, 0), peers(&[1, 2, 3]));
         (0..u32::MAX.ilog2()).for_each(|_| seen.silent(one, Millis(0)));

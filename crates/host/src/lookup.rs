@@ -49,7 +49,13 @@ impl Lookup {
     }
 
     fn change(&self, id: EndpointId, change: impl FnOnce(&mut Known)) {
-        change(self.0.write().unwrap_or_else(PoisonError::into_inner).entry(id).or_default());
+        change(
+            self.0
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(id)
+                .or_default(),
+        );
     }
 
     fn known(&self, id: &EndpointId) -> Known {

@@ -131,8 +131,14 @@ pub async fn bind(keypair: &Keypair, settings: &Settings) -> Result<Bound, Netwo
     };
     let peers = settings.peers.iter();
     let lookup = Lookup::new(peers.filter_map(|(key, place)| Some((key.parse().ok()?, place))));
-    let addresses = settings.bind.addresses().await.map_err(|error| refuse(error.to_string()))?;
-    let address = addresses.first().ok_or_else(|| refuse("the name has no address".into()))?;
+    let addresses = settings
+        .bind
+        .addresses()
+        .await
+        .map_err(|error| refuse(error.to_string()))?;
+    let address = addresses
+        .first()
+        .ok_or_else(|| refuse("the name has no address".into()))?;
     let builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&keypair.seed()))
         .relay_mode(RelayMode::Disabled)
@@ -195,7 +201,10 @@ impl Network {
         };
         let router = Router::builder(endpoint.clone())
             .accept(atoll_consensus::ALPN, noting)
-            .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(blobs::gate(members))))
+            .accept(
+                iroh_blobs::ALPN,
+                BlobsProtocol::new(blobs.store(), Some(blobs::gate(members))),
+            )
             .spawn();
         let network = Self {
             router,

@@ -131,9 +131,17 @@ mod tests {
     #[tokio::test]
     async fn names_and_addresses_are_looked_up() {
         let of = |text: &str| text.parse::<Place>().unwrap();
-        assert_eq!(of("127.0.0.1:5").addresses().await.unwrap(), [([127, 0, 0, 1], 5).into()]);
+        assert_eq!(
+            of("127.0.0.1:5").addresses().await.unwrap(),
+            [([127, 0, 0, 1], 5).into()]
+        );
         let found = of("localhost:5").addresses().await.unwrap();
-        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 5), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|address| address.ip().is_loopback() && address.port() == 5),
+            "{found:?}"
+        );
         assert!(of("nowhere.invalid:5").addresses().await.is_err(), "RFC 2606");
     }
 }

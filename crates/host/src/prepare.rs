@@ -53,7 +53,9 @@ impl Preparation {
         reports: mpsc::UnboundedSender<Report>,
     ) -> anyhow::Result<Prepared> {
         let me = self.me;
-        let tokenizer = self.need(&self.charter.model.tokenizer, "tokenizer", "the tokenizer").await?;
+        let tokenizer = self
+            .need(&self.charter.model.tokenizer, "tokenizer", "the tokenizer")
+            .await?;
         let tokenizer = Tokenizer::from_bytes(&tokenizer)?;
         let dataset = self.dataset().await?;
         let theta = self.theta(&state).await?;
@@ -168,6 +170,7 @@ impl Preparation {
             self.blobs.add(bytes.clone(), &Keep::Theta(Round(0))).await?;
             return Ok(bytes);
         }
-        self.need(&model.theta, "initial parameters", "the initial parameters").await
+        self.need(&model.theta, "initial parameters", "the initial parameters")
+            .await
     }
 }

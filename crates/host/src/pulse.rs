@@ -54,7 +54,11 @@ impl Sight<'_> {
         let block = self.late_block();
         let since = block.as_ref().map_or(self.now, |(since, _)| *since);
         waits.look("block", since, block.map(|(_, wait)| wait));
-        waits.look("round", self.now, self.round().filter(|_| self.live && self.has_quorum()));
+        waits.look(
+            "round",
+            self.now,
+            self.round().filter(|_| self.live && self.has_quorum()),
+        );
     }
 
     fn quorum(&self) -> Option<Wait> {
@@ -62,12 +66,16 @@ impl Sight<'_> {
             return None;
         }
         let members: Vec<PeerId> = self.charter().keys().collect();
-        let missing = members.iter().filter(|peer| **peer != self.me && !self.connected.contains(peer));
+        let missing = members
+            .iter()
+            .filter(|peer| **peer != self.me && !self.connected.contains(peer));
         let (here, all, needed) = (1 + self.connected.len(), members.len(), needed(members.len()));
         Some(Wait {
             what: "a quorum of connected members".into(),
             from: self.described(missing),
-            heard: Some(format!("{here} of {all} are here, this node included; {needed} are needed")),
+            heard: Some(format!(
+                "{here} of {all} are here, this node included; {needed} are needed"
+            )),
             remedy: "No block is final before that: see that their nodes run and can be reached at these addresses \
                      (--peer KEY=ADDRESS:PORT gives another); nothing is lost meanwhile"
                 .into(),
@@ -87,7 +95,10 @@ impl Sight<'_> {
         if !self.has_quorum() || self.now < due.after(LATE) {
             return None;
         }
-        let (height, age) = (self.state.height(), self.now.0.saturating_sub(self.state.time().0) / 1000);
+        let (height, age) = (
+            self.state.height(),
+            self.now.0.saturating_sub(self.state.time().0) / 1000,
+        );
         let heard = match height.0 {
             0 => "no block yet".to_string(),
             _ => format!("block {height}, {age} s ago"),
@@ -121,15 +132,27 @@ impl Sight<'_> {
             }
             Phase::Reveal => {
                 let missing = round.commits.keys().filter(|peer| !round.reveals.contains_key(*peer));
-                ("contributions to be revealed", round.reveals.contains_key(&self.me), missing.collect())
+                (
+                    "contributions to be revealed",
+                    round.reveals.contains_key(&self.me),
+                    missing.collect(),
+                )
             }
             Phase::Check => {
                 let missing = round.reveals.keys().filter(|peer| !round.checks.contains_key(*peer));
-                ("word on who holds the contributions", round.checks.contains_key(&self.me), missing.collect())
+                (
+                    "word on who holds the contributions",
+                    round.checks.contains_key(&self.me),
+                    missing.collect(),
+                )
             }
             Phase::Merge => {
                 let missing = round.roster.iter().filter(|peer| !round.roots.contains_key(*peer));
-                ("the root of the merged parameters", round.roots.contains_key(&self.me), missing.collect())
+                (
+                    "the root of the merged parameters",
+                    round.roots.contains_key(&self.me),
+                    missing.collect(),
+                )
             }
         };
         let missing: Vec<&PeerId> = missing.into_iter().filter(|peer| !barred(peer)).collect();
@@ -137,7 +160,10 @@ impl Sight<'_> {
         if missing.is_empty() || !(mine || outside) {
             return None;
         }
-        let ends = self.state.phase_ends().map(|end| end.0.saturating_sub(self.now.0) / 1000);
+        let ends = self
+            .state
+            .phase_ends()
+            .map(|end| end.0.saturating_sub(self.now.0) / 1000);
         Some(Wait {
             what: format!("{what} (round {})", round.number),
             from: self.described(missing),
@@ -145,7 +171,9 @@ impl Sight<'_> {
             remedy: match (round.phase, ends) {
                 (_, Some(seconds)) => format!("The round goes on without them in {seconds} s at the latest"),
                 (Phase::Gathering, None) => "The first round begins when a quorum of the members has joined".into(),
-                (_, None) => "The round goes on without them once a quorum has done this: see that their nodes run".into(),
+                (_, None) => {
+                    "The round goes on without them once a quorum has done this: see that their nodes run".into()
+                }
             },
         })
     }
@@ -159,7 +187,11 @@ impl Sight<'_> {
             0 => return Clock::default(),
             count => (ahead[(count - 1) / 2], ahead[count / 2]),
         };
-        let median = if low.unsigned_abs() < high.unsigned_abs() { low } else { high };
+        let median = if low.unsigned_abs() < high.unsigned_abs() {
+            low
+        } else {
+            high
+        };
         let is_off = |ahead: i64| match ahead {
             0.. => ahead.unsigned_abs() >= BEHIND.0,
             _ => ahead.unsigned_abs() >= AHEAD.0,
@@ -169,7 +201,9 @@ impl Sight<'_> {
             format!("{} s {way}", ahead.unsigned_abs() / 1000)
         };
         let name = |peer: &PeerId| self.charter().name_of(peer);
+        let mut about = Vec::new();
         let text = if is_off(median) {
+            about.push(self.me);
             let off = self.clocks.iter().filter(|(_, ahead)| is_off(*ahead));
             let names: Vec<String> = off.map(|(peer, _)| name(peer)).collect();
             Some(format!(
@@ -178,8 +212,14 @@ impl Sight<'_> {
                 names.join(", ")
             ))
         } else {
-            let off = self.clocks.iter().filter(|(_, ahead)| is_off(*ahead - median));
-            let off: Vec<String> = off.map(|(peer, ahead)| format!("{} ({})", name(peer), apart(-*ahead))).collect();
+            let off = self
+                .clocks
+                .iter()
+                .filter(|(_, ahead)| is_off(ahead.saturating_sub(median)));
+            about.extend(off.clone().map(|(peer, _)| *peer));
+            let off: Vec<String> = off
+                .map(|(peer, ahead)| format!("{} ({})", name(peer), apart(ahead.saturating_neg())))
+                .collect();
             (!off.is_empty()).then(|| {
                 format!(
                     "the clock of {} this machine's and most others': its operator should set it",
@@ -188,7 +228,8 @@ impl Sight<'_> {
             })
         };
         Clock {
-            ahead_ms: Some(-median),
+            ahead_ms: Some(median.saturating_neg()),
+            about,
             text,
         }
     }
@@ -213,6 +254,8 @@ impl Sight<'_> {
 pub(crate) struct Clock {
     /// Milliseconds that it is ahead of the median of the others'; nothing where none was heard of late.
     pub(crate) ahead_ms: Option<i64>,
+    /// Whose clock is wrong.
+    pub(crate) about: Vec<PeerId>,
     /// What is wrong, for people.
     pub(crate) text: Option<String>,
 }
@@ -283,7 +326,9 @@ mod tests {
         sight(&state, &peers[1..], &[], heartbeat + LATE.0 - 1).look(&waits);
         let blocks = |now: u64| -> Vec<Value> {
             let all = waits.to_json(Millis(now));
-            all.into_iter().filter(|wait| wait["what"] == "the next block").collect()
+            all.into_iter()
+                .filter(|wait| wait["what"] == "the next block")
+                .collect()
         };
         assert!(blocks(heartbeat + LATE.0).is_empty());
         sight(&state, &peers[1..], &[], heartbeat + LATE.0).look(&waits);
@@ -302,10 +347,26 @@ mod tests {
         for (ahead, ours, word) in [
             (&[][..], None, None),
             (&[-100, -50, 20], Some(50), None),
-            (&[30_000, 29_900, 29_800], Some(-29_900), Some("this machine's clock is 29 s behind those of m1, m2, m3")),
-            (&[-30_000, -30_000], Some(30_000), Some("this machine's clock is 30 s ahead of")),
-            (&[-30_000, -100, -200, 0], Some(100), Some("the clock of m1 (30 s behind)")),
-            (&[30_000, -100, -200, 0], Some(0), Some("the clock of m1 (30 s ahead of)")),
+            (
+                &[30_000, 29_900, 29_800],
+                Some(-29_900),
+                Some("this machine's clock is 29 s behind those of m1, m2, m3"),
+            ),
+            (
+                &[-30_000, -30_000],
+                Some(30_000),
+                Some("this machine's clock is 30 s ahead of"),
+            ),
+            (
+                &[-30_000, -100, -200, 0],
+                Some(100),
+                Some("the clock of m1 (30 s behind)"),
+            ),
+            (
+                &[30_000, -100, -200, 0],
+                Some(0),
+                Some("the clock of m1 (30 s ahead of)"),
+            ),
             (&[-3_000, -2_500], Some(2_500), None),
             (&[i64::MAX], Some(-i64::MAX), Some("behind")),
         ] {

@@ -134,7 +134,9 @@ pub async fn run(
     let last_rounds = past.records.values().rev().take(LAST_ROUNDS).rev();
     let node = Running {
         folder: folder.clone(),
-        last_rounds: last_rounds.map(|record| report::round_record(&charter, record)).collect(),
+        last_rounds: last_rounds
+            .map(|record| report::round_record(&charter, record))
+            .collect(),
         keypair,
         charter,
         record,
@@ -435,7 +437,8 @@ impl<T: FnMut(&Value)> Running<T> {
             self.replaced = replaced;
             let text = "another process runs with this node's key, and the others hear now the one, now the other: stop one \
                         of the two; what both sign may put the peer out for good";
-            self.log.tell(&json!({ "event": "twin", "times": replaced, "text": text }));
+            self.log
+                .tell(&json!({ "event": "twin", "times": replaced, "text": text }));
         }
         self.look(state, live)
     }
@@ -462,7 +465,7 @@ impl<T: FnMut(&Value)> Running<T> {
         status::add(&mut status, live);
         status["last_rounds"] = self.last_rounds.iter().cloned().collect();
         status["skipped"] = json!(self.skipped);
-        if clock.text != self.clock.text {
+        if clock.about != self.clock.about {
             let text = clock.text.clone().unwrap_or_else(|| "the clocks agree again".into());
             self.log
                 .tell(&json!({ "event": "clock", "ahead_ms": clock.ahead_ms, "text": text }));

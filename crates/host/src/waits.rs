@@ -229,7 +229,10 @@ mod tests {
         let told = waits.events(Millis(4000));
         let text = "waiting for the corpus since 3 s, from a and b; heard last: no answer. Do something.";
         assert_eq!(texts(&told), [text]);
-        assert_eq!((&told[0]["event"], &told[0]["since_ms"]), (&json!("waiting"), &json!(1000)));
+        assert_eq!(
+            (&told[0]["event"], &told[0]["since_ms"]),
+            (&json!("waiting"), &json!(1000))
+        );
         assert_eq!(waits.events(Millis(9000)), Vec::<Value>::new(), "once");
         assert_eq!(waits.to_json(Millis(61_000))[0]["seconds"], 60);
         drop(waiting);
@@ -259,13 +262,20 @@ mod tests {
         waits.look("quorum", Millis(4000), Some(wait("something else", &[])));
         assert_eq!(waits.events(Millis(5000))[0]["what"], "a quorum");
         waits.look("quorum", Millis(5000), None);
-        assert_eq!(waits.events(Millis(9000)), Vec::<Value>::new(), "over before it was told");
+        assert_eq!(
+            waits.events(Millis(9000)),
+            Vec::<Value>::new(),
+            "over before it was told"
+        );
     }
 
     #[test]
     fn many_names_are_counted() {
         let names = ["a", "b", "c", "d", "e", "f", "g"];
         let text = wait("roots", &names).text(4);
-        assert_eq!(text, "waiting for roots since 4 s, from a, b, c, d, e and 2 others. Do something.");
+        assert_eq!(
+            text,
+            "waiting for roots since 4 s, from a, b, c, d, e and 2 others. Do something."
+        );
     }
 }
