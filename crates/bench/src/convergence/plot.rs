@@ -3,7 +3,7 @@
 mod labels;
 
 use super::table::Row;
-use labels::{FONT, Item, Label, Rect, Spot, width_of};
+use labels::{FONT, Item, Label, Rect, Spot, rounded, width_of};
 use std::fmt::Write as _;
 
 const LEFT: f64 = 70.0;
@@ -51,8 +51,10 @@ impl Axis {
         }
     }
 
+    /// To a tenth of a pixel.
     fn place(&self, value: f64) -> f64 {
-        self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
+        let share = (value - self.low) / (self.high - self.low);
+        rounded(self.from + share * (self.to - self.from), 10.0)
     }
 }
 

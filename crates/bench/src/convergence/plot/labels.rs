@@ -1,7 +1,7 @@
 //! Where the names stand: each beside its point, or at the end of a line that leads to it; no two on one another.
 //!
 //! Every name tries places around its point in turn and takes the cheapest, again and again until none moves.
-//! All is deterministic: the same rows give the same picture.
+//! The same rows give the same picture on every machine: what its libm makes is rounded first.
 
 /// Height of a line of text, and of the letters in it.
 const LINE: f64 = 13.0;
@@ -53,6 +53,12 @@ impl Rect {
     /// The spot in it that is nearest to `of`.
     fn nearest(&self, of: Spot) -> Spot {
         (of.0.clamp(self.left, self.right), of.1.clamp(self.top, self.bottom))
+    }
+
+    /// How far it is to `of`.
+    fn distance(&self, of: Spot) -> f64 {
+        let (x, y) = self.nearest(of);
+        ((x - of.0) * (x - of.0) + (y - of.1) * (y - of.1)).sqrt()
     }
 
     fn meets(&self, line: (Spot, Spot)) -> bool {
@@ -115,6 +121,11 @@ pub(super) fn place(items: &[Item], frame: Rect, path: &[Spot]) -> Vec<Option<La
     best.map_or_else(Vec::new, |(_, labels)| labels)
 }
 
+/// `value` to the next of `parts` parts of one.
+pub(super) fn rounded(value: f64, parts: f64) -> f64 {
+    (value * parts).round() / parts
+}
+
 /// How wide `text` is in the widest of the usual fonts (DejaVu Sans, Verdana).
 pub(super) fn width_of(text: &str, font: f64) -> f64 {
     let of = |letter: char| match letter {
@@ -167,6 +178,7 @@ impl Scene<'_> {
         DISTANCES.into_iter().flat_map(move |distance| {
             (0..DIRECTIONS).map(move |turn| {
                 let (sine, cosine) = (f64::from(turn) * std::f64::consts::TAU / f64::from(DIRECTIONS)).sin_cos();
+                let (sine, cosine) = (rounded(sine, 1e4), rounded(cosine, 1e4));
                 // the name's nearest edge, not its middle, is that far away
                 let middle_x = item.at.0 + cosine * distance + half * (cosine * 2.0).clamp(-1.0, 1.0);
                 let middle_y = item.at.1 + sine * (distance + LINE / 2.0 * sine.abs());
@@ -183,8 +195,7 @@ impl Scene<'_> {
             return NEVER;
         }
         let own = &self.items[index];
-        let end = label.rect.nearest(own.at);
-        let mut cost = (end.0 - own.at.0).hypot(end.1 - own.at.1);
+        let mut cost = label.rect.distance(own.at);
         // right of the point is where one looks first
         cost += if label.rect.left >= own.at.0 { 0.0 } else { 4.0 };
         for (other, item) in self.items.iter().enumerate() {
@@ -199,8 +210,7 @@ impl Scene<'_> {
             }
             if item.at != own.at {
                 // beside two points one cannot tell whose name it is
-                let near = label.rect.nearest(item.at);
-                let distance = (near.0 - item.at.0).hypot(near.1 - item.at.1);
+                let distance = label.rect.distance(item.at);
                 let certain = if label.leader.is_some() { 3.0 } else { 8.0 };
                 cost += (16.0 - distance).max(0.0) * certain;
             }
@@ -286,7 +296,7 @@ mod tests {
                         "{label:?}"
                     );
                     let end = label.rect.nearest(items[index].at);
-                    let away = (end.0 - items[index].at.0).hypot(end.1 - items[index].at.1);
+                    let away = label.rect.distance(items[index].at);
                     match label.leader {
                         Some(leader) => assert_eq!(leader, (items[index].at, end)),
                         None => assert!(away <= 12.0, "{away} from its point without a line"),
