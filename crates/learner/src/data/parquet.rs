@@ -31,7 +31,7 @@ fn broken(reason: impl Into<String>) -> Fault {
 
 fn damaged(error: ParquetError) -> Fault {
     broken(format!(
-        "it is damaged, or no Parquet file: {}",
+        "it is damaged, or no Parquet file: {}; get it again, or leave it out with --skip-broken",
         shown(&error.to_string())
     ))
 }
@@ -86,7 +86,11 @@ fn texts_of_group(
             row += u64::from(begins);
             let is_there = levels.0 == 0 || batch.defined.get(entry) == Some(&levels.0);
             let value = match is_there {
-                true => Some(values.next().ok_or_else(|| broken("it is damaged: values are missing"))?),
+                true => Some(
+                    values
+                        .next()
+                        .ok_or_else(|| broken("it is damaged: values are missing"))?,
+                ),
                 false => None,
             };
             meter.unpack(value.map_or(0, |value| value.len() as u64))?;
@@ -141,10 +145,18 @@ fn column(schema: &SchemaDescriptor, field: &str) -> Result<usize, String> {
     let columns = schema.columns();
     let found: Vec<usize> = (0..columns.len()).filter(|index| under(&columns[*index])).collect();
     match found[..] {
-        [] => Err(format!("it has no column `{}`; {}", shown(field), columns_of_text(schema))),
+        [] => Err(format!(
+            "it has no column `{}`; {}",
+            shown(field),
+            columns_of_text(schema)
+        )),
         [index] => match kind(&columns[index]) {
             None => Ok(index),
-            Some(kind) => Err(format!("its column `{}` is {kind}, not strings; {}", shown(field), columns_of_text(schema))),
+            Some(kind) => Err(format!(
+                "its column `{}` is {kind}, not strings; {}",
+                shown(field),
+                columns_of_text(schema)
+            )),
         },
         [..] => Err(format!(
             "its column `{}` has fields of its own; {}",
@@ -181,10 +193,19 @@ fn columns_of_text(schema: &SchemaDescriptor) -> String {
         let list = [".list.element", ".list.item", ".bag.array_element", ".array"];
         shown(list.iter().find_map(|end| path.strip_suffix(end)).unwrap_or(&path))
     };
-    let texts: Vec<String> = schema.columns().iter().filter(|column| kind(column).is_none()).map(|column| name(column)).collect();
+    let texts: Vec<String> = schema
+        .columns()
+        .iter()
+        .filter(|column| kind(column).is_none())
+        .map(|column| name(column))
+        .collect();
     let list = |names: &[String]| {
         let more = names.len().saturating_sub(NAMES_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         format!("{}{more}", names[..names.len().min(NAMES_MAX)].join(", "))
     };
     match texts.len() {
