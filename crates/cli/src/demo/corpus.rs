@@ -27,7 +27,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Share of what is held out that may stand in what is trained on, in percent, before it is worth a word.
 const OVERLAP_PERCENT: f64 = 1.0;
 
-/// How `--data` is read.
+// How `--data` is read. No doc comment: it would stand in the help of every command.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(crate) struct Reading {
     /// Field of JSON and column of Parquet that holds the text, such as content or meta.text [default: text]
@@ -59,7 +59,7 @@ fn named(path: &Path, reading: &Reading, writes: &[&Path], keep_copies: bool) ->
         skip_broken: reading.skip_broken,
         keep_copies,
         leave_out: &leave_out,
-        progress: &|progress| watch.look(progress),
+        progress: &|progress: &Progress| watch.look(progress),
         ..Ingest::default()
     };
     let read = ingest.read(path);

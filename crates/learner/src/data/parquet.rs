@@ -44,6 +44,8 @@ pub(super) fn texts(file: File, options: &Ingest<'_>, meter: &mut Meter<'_>, eac
     for group in reader.metadata().row_groups() {
         let packed = group.columns().get(column).map(|column| column.compression());
         if let Some(packed) = packed.filter(|packed| !is_read(*packed)) {
+            let packed = packed.to_string();
+            let packed = packed.split('(').next().unwrap_or_default();
             return Err(broken(format!(
                 "its texts are packed with {packed}, which is not read: write it again with snappy, gzip or zstd"
             )));
@@ -178,6 +180,9 @@ fn kind(column: &ColumnDescriptor) -> Option<String> {
         ),
         Some(_) => false,
     };
+    if let Some(LogicalType::Unknown) = logical {
+        return Some("all missing values".into());
+    }
     match (column.physical_type(), is_text, column.max_rep_level()) {
         (Physical::BYTE_ARRAY, true, 0 | 1) => None,
         (Physical::BYTE_ARRAY, true, _) => Some("lists of lists".into()),
