@@ -1,5 +1,16 @@
 //! What the fuzz targets and the seeds share: a small run in which every phase can be reached.
 
+// The readers of data as they are, without the crate around them: it takes minutes to build.
+#[allow(dead_code)]
+#[path = "../../crates/learner/src/data/decode.rs"]
+mod decode;
+#[allow(dead_code)]
+#[path = "../../crates/learner/src/data/json.rs"]
+mod json;
+#[allow(dead_code)]
+#[path = "../../crates/learner/src/data/secret.rs"]
+mod secret;
+
 use atoll_ledger::State;
 use atoll_protocol::{
     Action, Block, ByteCount, Domain, Hash, InnerSteps, Keypair, Layout, MicroNats, Millis, Nano, Tokens, Transaction,
@@ -118,4 +129,32 @@ pub fn run() -> Vec<(State, Block)> {
         run.push((std::mem::replace(&mut state, Arc::unwrap_or_clone(next)), block));
     }
     run
+}
+
+/// A line of JSON ends in a value or a reason, and what looks like a secret is found or not.
+pub fn check_json(line: &str) {
+    let mut texts = Vec::new();
+    match json::pick(line, "text", &mut texts) {
+        Ok(_) => assert!(
+            texts.iter().map(String::len).sum::<usize>() <= line.len(),
+            "no more than was there"
+        ),
+        Err(wrong) => assert!(texts.is_empty() && wrong.at <= line.len() && !wrong.what.is_empty()),
+    }
+    assert!(json::fields(line).len() < 4096, "a message is short");
+    let _ = secret::secret_in_text(line);
+}
+
+/// Bytes of a file are read as what stands there, or there is a reason; a name moves no cursor.
+pub fn check_text(bytes: &[u8]) {
+    assert!(!decode::name(bytes).contains(char::is_control));
+    match decode::text(bytes.to_vec()) {
+        Ok((text, _)) if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") => {
+            assert!(!text.contains('\0'));
+        }
+        Ok((text, lone)) => {
+            assert!(bytes.ends_with(text.as_bytes()) && bytes.len() - text.len() <= 3 && lone == 0);
+        }
+        Err(reason) => assert!(!reason.is_empty()),
+    }
 }

@@ -68,9 +68,11 @@ pub(crate) struct FoundArguments {
     /// A member as NAME=KEY; the founder's own key must be among them
     #[arg(long = "member", value_parser = member, required = true)]
     members: Vec<Member>,
-    /// Text file, folder, JSONL (`text` field) or Parquet (`text` column); Atoll's own sources if not given
+    /// Text file, folder, JSON lines or Parquet, also packed (.gz, .zst); Atoll's own sources if not given
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    reading: corpus::Reading,
     /// Licence of the corpus, for the manifest
     #[arg(long)]
     licence: Option<String>,
@@ -195,9 +197,11 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
             folder.charter().display()
         );
     }
-    let corpus = corpus::read(arguments.data.as_deref())?;
+    let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&arguments.dir])?;
     let beginning = found::begin(plan(arguments), &corpus, arguments.members.clone())?;
     let (charter, tokens) = (beginning.charter, beginning.train_tokens);
+    let (held_out, overlap) = (beginning.held_out_tokens, beginning.overlap.percent());
+    corpus::tell_overlap(overlap);
     tokio::runtime::Runtime::new()?.block_on(found::install_blobs(&folder, beginning.blobs))?;
     found::install_charter(&folder, &charter)?;
     let path = folder.charter().display().to_string();
@@ -208,13 +212,17 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
                 "charter": path,
                 "genesis": charter.genesis().to_string(),
                 "train_tokens": tokens,
+                "held_out_tokens": held_out,
+                "held_out_also_trained_percent": overlap,
+                "corpus": corpus::to_json(&corpus),
                 "parameters": Layout::of(&charter.model).parameters,
             })
         ),
         false => say!(
-            "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
+            "{path}\nGenesis {}, {} tokens to train on, of {} texts. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
             charter.genesis(),
-            grouped(tokens)
+            grouped(tokens),
+            grouped(corpus.documents.len() as u64)
         ),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! `atoll generate` and `atoll eval`.
 
+use crate::demo::corpus;
 use atoll_host::checkpoints::{self, Sampling};
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode};
@@ -76,9 +77,11 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
 pub(crate) struct EvalArguments {
     /// A checkpoint, or a node's folder, or a folder of such folders (the newest checkpoint is used)
     dir: PathBuf,
-    /// Text file, folder, JSONL (`text` field) or Parquet (`text` column)
+    /// Text file, folder, JSON lines or Parquet, also packed (.gz, .zst)
     #[arg(long)]
     data: PathBuf,
+    #[command(flatten)]
+    reading: corpus::Reading,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -86,7 +89,8 @@ pub(crate) struct EvalArguments {
 
 pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     let mut checkpoint = checkpoints::open(&arguments.dir)?;
-    let report = checkpoint.evaluate(&arguments.data)?;
+    let corpus = corpus::read_copies(&arguments.data, &arguments.reading)?;
+    let report = checkpoint.evaluate(&corpus)?;
     let path = checkpoint.path.display().to_string();
     match arguments.json {
         true => say!(
@@ -96,6 +100,7 @@ pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
                 "nats_per_token": report.nats_per_token,
                 "perplexity": report.perplexity,
                 "tokens": report.tokens,
+                "corpus": corpus::to_json(&corpus),
             })
         ),
         false => say!(

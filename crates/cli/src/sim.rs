@@ -1,7 +1,8 @@
 //! `atoll sim`.
 
-use crate::grouped;
+use crate::{demo::corpus, grouped};
 use anyhow::{Context as _, bail};
+use atoll_host::found::Corpus;
 use atoll_simulator::{Failure, Planted, Report, Scenario, Task, Text, Toy, World, finish};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ pub(crate) struct Arguments {
     /// Train the real learner on this text, folder, JSONL or Parquet, instead of the toy
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    reading: corpus::Reading,
     /// Write the smallest failing scenario to this file
     #[arg(long, value_name = "FILE")]
     smallest: Option<PathBuf>,
@@ -56,13 +59,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         _ => read(name)?,
     };
     let began = Instant::now();
-    let report = simulate(&scenario, arguments)?;
+    let written: Vec<&Path> = arguments
+        .svg
+        .iter()
+        .chain(&arguments.smallest)
+        .map(PathBuf::as_path)
+        .collect();
+    let data = arguments.data.as_deref();
+    let corpus = data
+        .map(|data| corpus::read(Some(data), &arguments.reading, &written))
+        .transpose()?;
+    let report = simulate(&scenario, arguments, corpus.as_ref())?;
     let wall = began.elapsed();
     if let Some(path) = &arguments.svg {
         fs::write(path, report.svg()).with_context(|| format!("cannot write the picture {}", path.display()))?;
     }
     tell(&match arguments.json {
-        true => json_lines(&report, wall),
+        true => json_lines(&report, wall, corpus.as_ref()),
         false => text(&report, wall),
     });
     if report.violations.is_empty() {
@@ -132,9 +145,9 @@ fn read(name: &str) -> anyhow::Result<Scenario> {
     Scenario::from_toml(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))
 }
 
-fn simulate(scenario: &Scenario, arguments: &Arguments) -> anyhow::Result<Report> {
-    let task: Box<dyn Task> = match &arguments.data {
-        Some(path) => Box::new(Text::read(path).with_context(|| format!("cannot train on {}", path.display()))?),
+fn simulate(scenario: &Scenario, arguments: &Arguments, corpus: Option<&Corpus>) -> anyhow::Result<Report> {
+    let task: Box<dyn Task> = match corpus {
+        Some(corpus) => Box::new(Text::of(corpus)?),
         None => Box::new(Toy {
             noise: scenario.learner.noise,
         }),
@@ -182,7 +195,7 @@ fn text(report: &Report, wall: Duration) -> String {
 }
 
 /// A line for each round, and one for the run.
-fn json_lines(report: &Report, wall: Duration) -> String {
+fn json_lines(report: &Report, wall: Duration, corpus: Option<&Corpus>) -> String {
     let rounds = report.records.iter().map(|record| {
         json!({
             "round": record.round.0,
@@ -221,6 +234,7 @@ fn json_lines(report: &Report, wall: Duration) -> String {
         })).collect::<Vec<_>>(),
         "barred_honest": report.barred_honest(),
         "violations": violations,
+        "corpus": corpus.map(corpus::to_json),
     });
     let scores = report.scores.iter().map(|scored| {
         json!({

@@ -4,7 +4,7 @@ use crate::audit::node_folders;
 use anyhow::{Context as _, bail};
 use atoll_learner::{
     BurnLearner, DeviceChoice, EvalReport, GenerateOptions, Learner as _, checkpoint,
-    data::{Tokenizer, ingest},
+    data::{Corpus, Tokenizer},
     evaluate_text, generate,
 };
 use atoll_protocol::{
@@ -126,9 +126,8 @@ impl Opened {
         Ok((self.tokenizer.decode(&all)?, all.len()))
     }
 
-    /// Loss over the text of a file or folder, each document on its own.
-    pub fn evaluate(&mut self, data: &Path) -> anyhow::Result<EvalReport> {
-        let corpus = ingest(data)?;
+    /// Loss over the texts of a corpus, each on its own.
+    pub fn evaluate(&mut self, corpus: &Corpus) -> anyhow::Result<EvalReport> {
         let (mut nats, mut tokens) = (0.0, 0u64);
         for document in &corpus.documents {
             let Ok(report) = evaluate_text(&mut self.learner, &self.tokenizer, &document.text) else {
@@ -138,7 +137,7 @@ impl Opened {
             tokens += report.tokens;
         }
         if tokens == 0 {
-            bail!("{} has no text of at least two tokens", data.display());
+            bail!("there is no text of at least two tokens");
         }
         let nats_per_token = nats / tokens as f64;
         Ok(EvalReport {

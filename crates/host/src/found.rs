@@ -9,7 +9,9 @@ use crate::{
     place::Place,
 };
 use anyhow::{Context as _, bail};
-pub use atoll_learner::data::{Corpus, ingest};
+pub use atoll_learner::data::{
+    Corpus, Ingest, IngestError, Overlap as HeldOutOverlap, Part, Progress, Skipped, ingest,
+};
 use atoll_learner::data::{Document, Shard, Source, Tokenizer, build};
 use atoll_outer::theta_bytes;
 use atoll_protocol::{
@@ -64,6 +66,8 @@ pub struct Beginning {
     pub train_tokens: u64,
     /// Tokens held out.
     pub held_out_tokens: u64,
+    /// How much of what is held out is also trained on.
+    pub overlap: HeldOutOverlap,
 }
 
 /// Makes tokenizer, shards, θ⁰ and the charter from a corpus.
@@ -118,12 +122,14 @@ pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Resul
         (tokenizer.json().to_vec(), Keep::Run("tokenizer")),
         (theta, Keep::Theta(Round(0))),
     ];
+    let overlap = built.overlap;
     blobs.extend(built.shards.into_iter().map(|(_, bytes)| (bytes, Keep::Run("shard"))));
     Ok(Beginning {
         charter,
         blobs,
         train_tokens,
         held_out_tokens,
+        overlap,
     })
 }
 
@@ -282,6 +288,7 @@ pub fn corpus_of(texts: impl IntoIterator<Item = (String, String)>) -> Corpus {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use atoll_learner::data::secret_in_text;
 
     /// A valid charter for these members; its corpus and parameters are nowhere.
     pub(crate) fn charter_of(members: &[PeerId]) -> Charter {
@@ -336,6 +343,17 @@ pub(crate) mod tests {
         assert!(one.train_tokens > one.held_out_tokens);
         let text = charter_file::to_text(&one.charter).unwrap();
         assert_eq!(charter_file::parse(std::path::Path::new("c"), &text), Ok(one.charter));
+    }
+
+    #[test]
+    fn a_nodes_key_is_known_as_a_secret_to_whoever_reads_a_corpus() {
+        let folder = tempfile::tempdir().unwrap();
+        identity::create(&folder.path().join("key")).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("key")).unwrap();
+        assert!(secret_in_text(&text).is_some(), "{text}");
+        std::fs::write(folder.path().join("a.txt"), "a text beside a key").unwrap();
+        let refused = ingest(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("looks like a node's folder"), "{refused}");
     }
 
     #[test]

@@ -98,6 +98,34 @@ fn splits_share_nothing_and_lose_nothing() {
 }
 
 #[test]
+fn what_is_held_out_and_also_trained_on_is_measured() {
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let once = build(&corpus(), &tokenizer, None).unwrap().overlap;
+    assert_eq!(once.trained, 0, "words repeat, but not 64 bytes of them: {once:?}");
+    let mut copies = corpus();
+    let document = copies.documents[0].clone();
+    copies.documents.push(document);
+    let twice = build(&copies, &tokenizer, None).unwrap().overlap;
+    assert!(twice.percent() > 80.0, "{twice:?}");
+}
+
+#[test]
+fn a_manifest_that_nobody_would_read_is_not_written() {
+    let mut corpus = corpus();
+    let long = Source {
+        path: "x".repeat(1 << 20),
+        ..corpus.sources[0].clone()
+    };
+    corpus.sources = vec![long; 65];
+    let manifest = build(&corpus, &Tokenizer::bytes().unwrap(), None).unwrap().manifest;
+    let error = manifest.to_bytes().unwrap_err().to_string();
+    assert!(
+        error.contains("it names 65 files in") && error.contains("pack the texts into fewer files"),
+        "{error}"
+    );
+}
+
+#[test]
 fn rows_overlap_by_one_token() {
     let tokenizer = Tokenizer::bytes().unwrap();
     let data = open(&build(&corpus(), &tokenizer, None).unwrap()).unwrap();

@@ -33,6 +33,8 @@ pub(crate) struct Arguments {
     /// Text, folder, JSONL or Parquet; the project's own sources if left out
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    reading: corpus::Reading,
     /// Where results are kept [default: atoll-bench/attacks-PRESET]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -62,7 +64,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let out = std::path::absolute(out)?;
     eprintln!("atoll: results are kept in {}", out.display());
-    let text = Text::of(&corpus::read(arguments.data.as_deref())?)?;
+    let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&out])?;
+    let text = Text::of(&corpus)?;
     let book = attacks::open(&out.join("results.jsonl"), &text)?;
     let campaign = preset.campaign();
     let stop = on_interrupt()?;
@@ -96,7 +99,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     }
     match arguments.json {
-        true => say!("{}", summary(&rows, &out)),
+        true => {
+            let mut summary = summary(&rows, &out);
+            summary["corpus"] = corpus::to_json(&corpus);
+            say!("{summary}");
+        }
         false => {
             say!("{}", table::markdown(&rows));
             say!("results and table are in {}", out.display());

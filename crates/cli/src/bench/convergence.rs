@@ -33,6 +33,8 @@ pub(crate) struct Arguments {
     /// Text, folder, JSONL or Parquet; the project's own sources if left out
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    reading: corpus::Reading,
     /// Where results are kept [default: atoll-bench/PRESET]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -71,7 +73,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let out = std::path::absolute(out)?;
     eprintln!("atoll: results are kept in {}", out.display());
-    let task = Task::of(&corpus::read(arguments.data.as_deref())?)?;
+    let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&out])?;
+    let task = Task::of(&corpus)?;
     let book = convergence::open(&out.join("results.jsonl"), &task)?;
     let campaign = preset.campaign();
     let stopped = campaign_run(&campaign, &task, &book, arguments)?;
@@ -85,7 +88,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let column = preset.main_column();
     match arguments.json {
-        true => say!("{}", summary(&rows, &column, &out)),
+        true => {
+            let mut summary = summary(&rows, &column, &out);
+            summary["corpus"] = corpus::to_json(&corpus);
+            say!("{summary}");
+        }
         false => {
             say!("{}", table::markdown(&rows));
             say!("results, table and plot are in {}", out.display());

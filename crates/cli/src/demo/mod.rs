@@ -51,9 +51,11 @@ pub(crate) struct Arguments {
     /// Inner steps per round [default: 20]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     inner_steps: Option<u32>,
-    /// Text file, folder, JSONL (`text` field) or Parquet (`text` column); Atoll's own sources if not given
+    /// Text file, folder, JSON lines or Parquet, also packed (.gz, .zst); Atoll's own sources if not given
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    reading: corpus::Reading,
     /// The demo's folder
     #[arg(long, default_value = "atoll-demo")]
     dir: PathBuf,
@@ -186,6 +188,7 @@ fn conclude(
     let checkpoint = checkpoints::find(first.path())?;
     let mut result = figures(&history, &report, parameters);
     result["checkpoint"] = json!(checkpoint.display().to_string());
+    result["corpus"] = demo.corpus.clone();
     result["wall_seconds"] = json!(began.elapsed().as_secs_f64());
     result["caught"] = json!(caught(&history, &arguments.liars));
     result["excluded_honest"] = json!(excluded_honest(&history, &arguments.liars));

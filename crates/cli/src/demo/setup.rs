@@ -37,6 +37,8 @@ pub(super) struct Demo {
     pub(super) charter: Charter,
     pub(super) nodes: Vec<Folder>,
     pub(super) resumed: bool,
+    /// What was read into the corpus and what was not; null where the folder had one.
+    pub(super) corpus: serde_json::Value,
 }
 
 /// Makes the folder, or takes the one that is there.
@@ -47,9 +49,10 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
             .with_context(|| format!("cannot read {}", dir.display()))?
             .next()
             .is_some();
+    let mut corpus = serde_json::Value::Null;
     if !there {
         most_are_honest(arguments, arguments.peers.unwrap_or(super::PEERS) as usize)?;
-        found(arguments).await?;
+        corpus = found(arguments).await?;
     }
     let nodes = node_folders(dir);
     let Some(first) = nodes.first().filter(|first| first.path() != dir.as_path()) else {
@@ -71,6 +74,7 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
         charter,
         nodes,
         resumed: there,
+        corpus,
     })
 }
 
@@ -125,7 +129,7 @@ fn agrees(arguments: &Arguments, charter: &Charter, nodes: usize) -> anyhow::Res
 }
 
 /// Makes everything in a folder beside and renames it, so that a crash leaves no half of a demo.
-async fn found(arguments: &Arguments) -> anyhow::Result<()> {
+async fn found(arguments: &Arguments) -> anyhow::Result<serde_json::Value> {
     let dir = &arguments.dir;
     let mut name = dir.clone().into_os_string();
     name.push(".new");
@@ -138,15 +142,16 @@ async fn found(arguments: &Arguments) -> anyhow::Result<()> {
     if made.is_err() {
         let _ = fs::remove_dir_all(&beside); // the first error is the one to tell
     }
-    made?;
+    let corpus = made?;
     if dir.exists() {
         fs::remove_dir(dir).with_context(|| format!("cannot replace the empty folder {}", dir.display()))?;
     }
-    fs::rename(&beside, dir).with_context(|| format!("cannot rename {} to {}", beside.display(), dir.display()))
+    fs::rename(&beside, dir).with_context(|| format!("cannot rename {} to {}", beside.display(), dir.display()))?;
+    Ok(corpus)
 }
 
-async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
-    let corpus = corpus::read(arguments.data.as_deref())?;
+async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<serde_json::Value> {
+    let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&arguments.dir, beside])?;
     let peers = arguments.peers.unwrap_or(super::PEERS);
     let digits = peers.to_string().len();
     let (mut members, mut nodes) = (Vec::new(), Vec::new());
@@ -170,13 +175,17 @@ async fn make(arguments: &Arguments, beside: &Path) -> anyhow::Result<()> {
     }
     plan.licence = arguments.data.is_none().then(|| corpus::LICENCE.to_string());
     let beginning = found::begin(plan, &corpus, members)?;
+    corpus::tell_overlap(beginning.overlap.percent());
     for folder in &nodes {
         found::install_charter(folder, &beginning.charter)?;
     }
     match nodes.first() {
-        Some(first) => found::install_blobs(first, beginning.blobs).await, // the others fetch them
+        Some(first) => found::install_blobs(first, beginning.blobs).await?, // the others fetch them
         None => bail!("a demo needs at least one node"),
     }
+    let mut read = corpus::to_json(&corpus);
+    read["held_out_also_trained_percent"] = beginning.overlap.percent().into();
+    Ok(read)
 }
 
 /// Gives every node a free port of this machine and the addresses of the others.

@@ -40,7 +40,9 @@ pub(super) fn text(mut bytes: Vec<u8>) -> Result<(String, u64), String> {
                 return Err(reason);
             }
             bytes.drain(..mark);
-            return String::from_utf8(bytes).map(|text| (text, 0)).map_err(|error| error.to_string());
+            return String::from_utf8(bytes)
+                .map(|text| (text, 0))
+                .map_err(|error| error.to_string());
         }
         Encoding::Utf16Le => u16::from_le_bytes,
         Encoding::Utf16Be => u16::from_be_bytes,
@@ -53,7 +55,9 @@ pub(super) fn text(mut bytes: Vec<u8>) -> Result<(String, u64), String> {
     }
     lone += rest.len() as u64;
     match text.find('\0') {
-        Some(at) => Err(format!("not text: it is marked as UTF-16 and has a NUL (character {at})")),
+        Some(at) => Err(format!(
+            "not text: it is marked as UTF-16 and has a NUL (character {at})"
+        )),
         None => Ok((text, lone)),
     }
 }
@@ -62,10 +66,16 @@ pub(super) fn text(mut bytes: Vec<u8>) -> Result<(String, u64), String> {
 const MAGIC: [(&[u8], &str); 16] = [
     (b"PAR1", "Parquet without `.parquet` in its name: rename it"),
     (b"ARROW1", "an Arrow file; Arrow is not read: save it as Parquet"),
-    (b"\xff\xff\xff\xff", "an Arrow stream or binary data; Arrow is not read: save it as Parquet"),
+    (
+        b"\xff\xff\xff\xff",
+        "an Arrow stream or binary data; Arrow is not read: save it as Parquet",
+    ),
     (b"\x1f\x8b", "gzip without `.gz` in its name: rename it"),
     (b"\x28\xb5\x2f\xfd", "Zstandard without `.zst` in its name: rename it"),
-    (b"PK\x03\x04", "a ZIP archive or an office document: unpack it, or save it as text"),
+    (
+        b"PK\x03\x04",
+        "a ZIP archive or an office document: unpack it, or save it as text",
+    ),
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"Rar!", "a RAR archive: unpack it"),
     (b"BZh", "bzip2: unpack it with `bunzip2`"),
@@ -117,7 +127,9 @@ pub(super) fn bad_utf8(bytes: &[u8]) -> Option<usize> {
 pub(super) fn other_format(bytes: &[u8]) -> Option<String> {
     if bytes.starts_with(b"\xff\xfe\0\0") || bytes.starts_with(b"\0\0\xfe\xff") {
         let order = if bytes[0] == 0 { "be" } else { "le" };
-        return Some(format!("UTF-32, which is not read: convert it with `iconv -f utf-32{order} -t utf-8`"));
+        return Some(format!(
+            "UTF-32, which is not read: convert it with `iconv -f utf-32{order} -t utf-8`"
+        ));
     }
     if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Some((*what).to_string());
@@ -156,7 +168,9 @@ fn unmarked_utf16(bytes: &[u8]) -> Option<&'static str> {
 
 /// A name of the file system as text: what is no UTF-8, and what moves a cursor, as an escape.
 pub(super) fn name(bytes: &[u8]) -> Cow<'_, str> {
-    let clean = str::from_utf8(bytes).ok().filter(|name| !name.contains(char::is_control));
+    let clean = str::from_utf8(bytes)
+        .ok()
+        .filter(|name| !name.contains(char::is_control));
     if let Some(name) = clean {
         return Cow::Borrowed(name);
     }
@@ -168,7 +182,10 @@ pub(super) fn name(bytes: &[u8]) -> Cow<'_, str> {
                 false => name.push(character),
             }
         }
-        chunk.invalid().iter().for_each(|byte| name.push_str(&format!("\\x{byte:02x}")));
+        chunk
+            .invalid()
+            .iter()
+            .for_each(|byte| name.push_str(&format!("\\x{byte:02x}")));
     }
     Cow::Owned(name)
 }
@@ -186,33 +203,69 @@ mod tests {
         let read = |bytes: &[u8]| text(bytes.to_vec());
         let plain = |text: &str| Ok((text.to_string(), 0));
         assert_eq!(read(b""), plain(""));
-        assert_eq!(read("ä\r\nb\rc\x0c\u{feff}".as_bytes()), plain("ä\r\nb\rc\x0c\u{feff}"), "kept as it is");
+        assert_eq!(
+            read("ä\r\nb\rc\x0c\u{feff}".as_bytes()),
+            plain("ä\r\nb\rc\x0c\u{feff}"),
+            "kept as it is"
+        );
         assert_eq!(read("\u{feff}ä".as_bytes()), plain("ä"));
         assert_eq!(read(&utf16("ä環😀\r\n", u16::to_le_bytes)), plain("ä環😀\r\n"));
         assert_eq!(read(&utf16("ä環😀", u16::to_be_bytes)), plain("ä環😀"));
-        assert_eq!(read(b"\xff\xfeA\0\x00\xd8B\0x"), Ok(("A\u{fffd}B".into(), 2)), "half a pair, and half a unit");
+        assert_eq!(
+            read(b"\xff\xfeA\0\x00\xd8B\0x"),
+            Ok(("A\u{fffd}B".into(), 2)),
+            "half a pair, and half a unit"
+        );
     }
 
     #[test]
     fn what_is_no_text_is_named() {
         let unmarked = |bytes: fn(u16) -> [u8; 2]| "plain text".encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
         for (bytes, expected) in [
-            (b"one\ncaf\xe9 au lait\n".to_vec(), "not UTF-8 text (byte 7, line 2); if it is Latin-1, convert it with `iconv -f latin1 -t utf-8`"),
+            (
+                b"one\ncaf\xe9 au lait\n".to_vec(),
+                "not UTF-8 text (byte 7, line 2); if it is Latin-1, convert it with `iconv -f latin1 -t utf-8`",
+            ),
             (b"ab\0c".to_vec(), "not UTF-8 text (byte 2, line 1, is NUL)"),
             (b"\x01\x02\xff".to_vec(), "not UTF-8 text (byte 2, line 1)"),
-            (unmarked(u16::to_le_bytes), "UTF-16 without a byte order mark: convert it with `iconv -f utf-16le -t utf-8`"),
-            (unmarked(u16::to_be_bytes), "UTF-16 without a byte order mark: convert it with `iconv -f utf-16be -t utf-8`"),
-            (b"\xff\xfe\0\0a\0\0\0".to_vec(), "UTF-32, which is not read: convert it with `iconv -f utf-32le -t utf-8`"),
-            (b"\0\0\xfe\xff\0\0\0a".to_vec(), "UTF-32, which is not read: convert it with `iconv -f utf-32be -t utf-8`"),
+            (
+                unmarked(u16::to_le_bytes),
+                "UTF-16 without a byte order mark: convert it with `iconv -f utf-16le -t utf-8`",
+            ),
+            (
+                unmarked(u16::to_be_bytes),
+                "UTF-16 without a byte order mark: convert it with `iconv -f utf-16be -t utf-8`",
+            ),
+            (
+                b"\xff\xfe\0\0a\0\0\0".to_vec(),
+                "UTF-32, which is not read: convert it with `iconv -f utf-32le -t utf-8`",
+            ),
+            (
+                b"\0\0\xfe\xff\0\0\0a".to_vec(),
+                "UTF-32, which is not read: convert it with `iconv -f utf-32be -t utf-8`",
+            ),
             (b"\x1f\x8b\x08\0".to_vec(), "gzip without `.gz` in its name: rename it"),
-            (b"PAR1\x15\0".to_vec(), "Parquet without `.parquet` in its name: rename it"),
-            (b"ARROW1\0\0".to_vec(), "an Arrow file; Arrow is not read: save it as Parquet"),
-            (b"PK\x03\x04\0".to_vec(), "a ZIP archive or an office document: unpack it, or save it as text"),
+            (
+                b"PAR1\x15\0".to_vec(),
+                "Parquet without `.parquet` in its name: rename it",
+            ),
+            (
+                b"ARROW1\0\0".to_vec(),
+                "an Arrow file; Arrow is not read: save it as Parquet",
+            ),
+            (
+                b"PK\x03\x04\0".to_vec(),
+                "a ZIP archive or an office document: unpack it, or save it as text",
+            ),
         ] {
             assert_eq!(text(bytes).unwrap_err(), expected);
         }
         assert_eq!(not_text(b"ORC is a word, and this is text"), None);
-        assert!(text(b"\xff\xfea\0\0\0".to_vec()).unwrap_err().contains("marked as UTF-16 and has a NUL"));
+        assert!(
+            text(b"\xff\xfea\0\0\0".to_vec())
+                .unwrap_err()
+                .contains("marked as UTF-16 and has a NUL")
+        );
         assert!(unread_by_name("data-00000.arrow").is_some() && unread_by_name("arrow.txt").is_none());
     }
 

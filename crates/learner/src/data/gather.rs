@@ -75,38 +75,17 @@ pub(super) struct Gather {
     part: Part,
 }
 
-/// Reads one file.
+/// Reads one file; nothing of it is taken on a fault.
 pub(super) fn file(file: &File, options: &Ingest<'_>, gather: &mut Gather, meter: &mut Meter<'_>) -> Result<(), Fault> {
-    gather.tallies.clear();
-    let (packing, inner) = Packing::of(&file.kind);
-    let ending = inner.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     let before = gather.corpus.documents.len();
-    let ending = ending.as_deref();
-    if packing != Packing::None {
-        let reason = match ending {
-            Some("parquet") => format!("Parquet inside of {}; unpack it, Parquet is packed by itself", packing.name()),
-            _ => decode::unread_by_name(inner).map(str::to_string).unwrap_or_default(),
-        };
-        if !reason.is_empty() {
-            return Err(Fault::NotText(reason));
+    let read = gather.read(file, options, meter);
+    match read {
+        Ok((bytes, hash)) => gather.end(file, before, bytes, hash, options.field),
+        Err(fault) => {
+            gather.take_back(before);
+            return Err(fault);
         }
     }
-    let (bytes, hash) = match (ending, file.is_stream) {
-        (Some("parquet"), false) => gather.parquet(file, options, meter)?,
-        (Some("jsonl" | "ndjson"), _) => gather.stream(file, packing, meter, |gather, stream| {
-            gather.part = Part::Line;
-            gather.json_lines(stream, options)
-        })?,
-        (Some("json"), _) | (_, true) => gather.stream(file, packing, meter, |gather, stream| {
-            let text = gather.whole(stream, packing)?;
-            gather.json_or_text(text, options)
-        })?,
-        _ => gather.stream(file, packing, meter, |gather, stream| {
-            let text = gather.whole(stream, packing)?;
-            gather.text(text)
-        })?,
-    };
-    gather.end(file, before, bytes, hash, options.field);
     Ok(())
 }
 
@@ -117,6 +96,49 @@ impl Gather {
             seen: (!keep_copies).then(HashMap::new),
             tallies: BTreeMap::new(),
             part: Part::File,
+        }
+    }
+
+    fn read(&mut self, file: &File, options: &Ingest<'_>, meter: &mut Meter<'_>) -> Result<(u64, Hash), Fault> {
+        let (packing, inner) = Packing::of(&file.kind);
+        let ending = inner.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+        let ending = ending.as_deref();
+        if packing != Packing::None {
+            let reason = match ending {
+                Some("parquet") => format!(
+                    "Parquet inside of {}; unpack it, Parquet is packed by itself",
+                    packing.name()
+                ),
+                _ => decode::unread_by_name(inner).map(str::to_string).unwrap_or_default(),
+            };
+            if !reason.is_empty() {
+                return Err(Fault::NotText(reason));
+            }
+        }
+        match (ending, file.is_stream) {
+            (Some("parquet"), false) => self.parquet(file, options, meter),
+            (Some("jsonl" | "ndjson"), _) => self.stream(file, packing, meter, |gather, stream| {
+                gather.part = Part::Line;
+                gather.json_lines(stream, options)
+            }),
+            (Some("json"), _) | (_, true) => self.stream(file, packing, meter, |gather, stream| {
+                let text = gather.whole(stream, packing)?;
+                gather.json_or_text(text, options)
+            }),
+            _ => self.stream(file, packing, meter, |gather, stream| {
+                let text = gather.whole(stream, packing)?;
+                gather.text(text)
+            }),
+        }
+    }
+
+    /// Forgets the texts from the one of number `before` on, and what was counted with them.
+    fn take_back(&mut self, before: usize) {
+        self.tallies.clear();
+        for document in self.corpus.documents.drain(before..) {
+            if let Some(seen) = &mut self.seen {
+                seen.remove(&short(&document.text));
+            }
         }
     }
 
@@ -141,8 +163,7 @@ impl Gather {
             return false;
         }
         if let Some(seen) = &mut self.seen {
-            let hash = Hash::of_blob(text.as_bytes()).0;
-            let short = std::array::from_fn(|at| hash[at]);
+            let short = short(&text);
             if let Some(other) = seen.get(&short) {
                 let other = self.corpus.sources.get(*other).map(|source| source.path.clone());
                 self.count(Why::Copy, at, text.len(), || other.unwrap_or_default());
@@ -210,7 +231,10 @@ impl Gather {
             Fault::Io(error) if packing != Packing::None && is_damage(&error) => Fault::Broken {
                 part: Part::File,
                 at: None,
-                reason: format!("it is damaged or cut short as {}: {error}; get it again", packing.name()),
+                reason: format!(
+                    "it is damaged or cut short as {}: {error}; get it again, or leave it out with --skip-broken",
+                    packing.name()
+                ),
             },
             fault => fault,
         })
@@ -268,11 +292,13 @@ impl Gather {
         for at in 0.. {
             reader.peek();
             let begin = reader.at();
-            let picked = reader.object(options.field, &mut texts).map_err(|wrong| Fault::Broken {
-                part: Part::Element,
-                at: Some(at),
-                reason: wrong.what,
-            })?;
+            let picked = reader
+                .object(options.field, &mut texts)
+                .map_err(|wrong| Fault::Broken {
+                    part: Part::Element,
+                    at: Some(at),
+                    reason: wrong.what,
+                })?;
             let object = &text[begin..reader.at()];
             self.picked(picked, &mut texts, object, at, options)?;
             if reader.take(b']') {
@@ -422,18 +448,32 @@ impl Gather {
     }
 }
 
+/// Tells texts apart: two that are not the same never have the same.
+fn short(text: &str) -> [u8; 16] {
+    let hash = Hash::of_blob(text.as_bytes()).0;
+    std::array::from_fn(|at| hash[at])
+}
+
 /// A line of JSON as text.
 fn line_text(line: &[u8], number: u64) -> Result<&str, String> {
     if number == 1
-        && let (Some(_), Some(what)) = (decode::bad_utf8(line).or(line.iter().position(|byte| *byte == 0)), decode::other_format(line))
+        && let (Some(_), Some(what)) = (
+            decode::bad_utf8(line).or(line.iter().position(|byte| *byte == 0)),
+            decode::other_format(line),
+        )
     {
         return Err(format!("the file is {what}"));
     }
     if let Some(at) = line.iter().position(|byte| *byte == 0) {
         return Err(format!("byte {at} of the line is NUL"));
     }
-    std::str::from_utf8(line)
-        .map_err(|error| format!("byte {} of the line is not UTF-8{}", error.valid_up_to(), decode::remedy(line)))
+    std::str::from_utf8(line).map_err(|error| {
+        format!(
+            "byte {} of the line is not UTF-8{}",
+            error.valid_up_to(),
+            decode::remedy(line)
+        )
+    })
 }
 
 /// Bytes at the end of a part of a text that may be the beginning of a character.
@@ -446,14 +486,20 @@ fn unfinished(bytes: &[u8]) -> usize {
 
 /// Whether an error tells of the bytes and not of the disk.
 fn is_damage(error: &io::Error) -> bool {
-    let about_bytes = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput, io::ErrorKind::UnexpectedEof];
-    about_bytes.contains(&error.kind()) || error.kind() == io::ErrorKind::Other && super::unpack::Halt::of(error).is_none()
+    let about_bytes = [
+        io::ErrorKind::InvalidData,
+        io::ErrorKind::InvalidInput,
+        io::ErrorKind::UnexpectedEof,
+    ];
+    about_bytes.contains(&error.kind())
+        || error.kind() == io::ErrorKind::Other && super::unpack::Halt::of(error).is_none()
 }
 
 /// Whether the first line is a whole object that has the field.
 fn is_json_lines(text: &str, field: &str) -> bool {
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    json::pick(line, field, &mut Vec::new()).is_ok_and(|picked| !matches!(picked.found, Found::Missing | Found::Other(_)))
+    json::pick(line, field, &mut Vec::new())
+        .is_ok_and(|picked| !matches!(picked.found, Found::Missing | Found::Other(_)))
 }
 
 /// Whether it is one array whose first element is an object that has the field.

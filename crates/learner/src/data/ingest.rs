@@ -178,7 +178,11 @@ impl Ingest<'_> {
         for file in &found.files {
             self.one(file, found.is_folder, &mut gather, &mut meter)
                 .map_err(|fault| {
-                    let shown = if found.is_folder { path.join(&file.name) } else { path.to_path_buf() };
+                    let shown = if found.is_folder {
+                        path.join(&file.name)
+                    } else {
+                        path.to_path_buf()
+                    };
                     self.error(fault, shown, path, &meter)
                 })?;
             meter.progress.files += 1;
@@ -203,7 +207,10 @@ impl Ingest<'_> {
     /// Reads one file, or says why not.
     fn one(&self, file: &File, in_folder: bool, gather: &mut Gather, meter: &mut Meter<'_>) -> Result<(), Fault> {
         meter.tell()?;
-        let by_name = file.path.file_name().and_then(|name| secret_by_name(&name.to_string_lossy()));
+        let by_name = file
+            .path
+            .file_name()
+            .and_then(|name| secret_by_name(&name.to_string_lossy()));
         let read = match by_name {
             Some(reason) => Err(Fault::Secret(reason.into())),
             None => gather::file(file, self, gather, meter),

@@ -150,7 +150,10 @@ impl<'a> Reader<'a> {
         match self.peek() {
             Some(b'{') => self.at += 1,
             None => return Err(self.wrong("it ends before an object begins; is it cut short?")),
-            Some(_) => return Err(self.wrong(format!("it is {}, not an object", self.kind()))),
+            Some(_) => {
+                let kind = self.kind();
+                return Err(self.wrong(format!("it is {kind}, not an object")));
+            }
         }
         if self.take(b'}') {
             return Ok(());
@@ -179,7 +182,9 @@ impl<'a> Reader<'a> {
             twice: false,
         };
         self.members(|reader, name| {
-            let inner = field.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('.'));
+            let inner = field
+                .strip_prefix(name.as_str())
+                .and_then(|rest| rest.strip_prefix('.'));
             let inner = inner.filter(|inner| inner.len() <= INNER_MAX && reader.peek() == Some(b'{'));
             let value = match (name == field, inner) {
                 (false, None) => return Ok(false),
@@ -404,7 +409,9 @@ impl<'a> Reader<'a> {
 
     fn four(&self, at: usize) -> Option<u32> {
         let digits = self.text.as_bytes().get(at..at + 4)?;
-        digits.iter().try_fold(0, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?))
+        digits
+            .iter()
+            .try_fold(0, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?))
     }
 }
 
@@ -437,11 +444,23 @@ mod tests {
             (r#"{"text":"\u00e4\n\"\\\/\ud83d\ude00"}"#, one("ä\n\"\\/😀")),
             (r#"{"te\u0078t":"escaped name"}"#, one("escaped name")),
             (r#"{"score":NaN,"low":-Infinity,"n":-1.5e+3,"text":"x"}"#, one("x")),
-            (r#"{"id":"\ud83d","text":"unread fields may hold anything"}"#, one("unread fields may hold anything")),
+            (
+                r#"{"id":"\ud83d","text":"unread fields may hold anything"}"#,
+                one("unread fields may hold anything"),
+            ),
             (r#"{"text":"first","text":"last"}"#, one("last")),
-            (r#"{"text":"bad \ud83d char \udc00"}"#, (Found::Texts(1), vec!["bad \u{fffd} char \u{fffd}".into()], 2)),
-            (r#"{"text":"\ud83d\u0041"}"#, (Found::Texts(1), vec!["\u{fffd}A".into()], 1)),
-            (r#"{"text":["a","b",null]}"#, (Found::Texts(2), vec!["a".into(), "b".into()], 1)),
+            (
+                r#"{"text":"bad \ud83d char \udc00"}"#,
+                (Found::Texts(1), vec!["bad \u{fffd} char \u{fffd}".into()], 2),
+            ),
+            (
+                r#"{"text":"\ud83d\u0041"}"#,
+                (Found::Texts(1), vec!["\u{fffd}A".into()], 1),
+            ),
+            (
+                r#"{"text":["a","b",null]}"#,
+                (Found::Texts(2), vec!["a".into(), "b".into()], 1),
+            ),
             (r#"{"text":[]}"#, (Found::Null, vec![], 0)),
             (r#"{"text":null}"#, (Found::Null, vec![], 0)),
             (r#"{"txt":"x"}"#, (Found::Missing, vec![], 0)),
@@ -450,7 +469,10 @@ mod tests {
             (r#"{"text":NaN}"#, (Found::Other("a number"), vec![], 0)),
             (r#"{"text":true}"#, (Found::Other("a truth value"), vec![], 0)),
             (r#"{"text":{"a":"x"}}"#, (Found::Other("an object"), vec![], 0)),
-            (r#"{"text":["a",1]}"#, (Found::Other("an array of what are not strings"), vec![], 0)),
+            (
+                r#"{"text":["a",1]}"#,
+                (Found::Other("an array of what are not strings"), vec![], 0),
+            ),
         ] {
             assert_eq!(texts(line, "text"), Ok(expected), "{line}");
         }
@@ -473,18 +495,33 @@ mod tests {
             ("5", "0: it is a number, not an object"),
             ("[1]", "0: it is an array, not an object"),
             ("<html>", "0: it is no JSON, not an object"),
-            (r#"{"text":"cut"#, "12: it ends in the middle of a string; is it cut short?"),
-            (r#"{"text":"cut\"#, "13: it ends in the middle of a string; is it cut short?"),
-            (r#"{"text":"cut""#, "13: it ends in the middle of an object; is it cut short?"),
+            (
+                r#"{"text":"cut"#,
+                "12: it ends in the middle of a string; is it cut short?",
+            ),
+            (
+                r#"{"text":"cut\"#,
+                "13: it ends in the middle of a string; is it cut short?",
+            ),
+            (
+                r#"{"text":"cut""#,
+                "13: it ends in the middle of an object; is it cut short?",
+            ),
             (r#"{"text":"#, "8: it ends where a value is due; is it cut short?"),
             (r#"{"text" "x"}"#, "8: `:` is missing in an object"),
             (r#"{"a":nope,"text":"x"}"#, "5: `nope` is no value of JSON"),
             (r#"{"a":1.,"text":"x"}"#, "5: `1.` is no value of JSON"),
             (r#"{"a":,"text":"x"}"#, "5: a value is missing"),
             (r#"{"a":[1,{"b":2]}"#, "14: `,` is missing in an object"),
-            (r#"{"text":"\x"}"#, "11: a backslash stands before what it does not go with"),
+            (
+                r#"{"text":"\x"}"#,
+                "11: a backslash stands before what it does not go with",
+            ),
             (r#"{"text":"\u12g4"}"#, "11: `\\u` needs four hexadecimal digits"),
-            (r#"{"text":"a"}{"text":"b"}"#, "12: something stands behind the object; each line holds one"),
+            (
+                r#"{"text":"a"}{"text":"b"}"#,
+                "12: something stands behind the object; each line holds one",
+            ),
         ] {
             assert_eq!(texts(line, "text"), Err(expected.to_string()), "{line}");
         }
@@ -510,7 +547,10 @@ mod tests {
         assert_eq!(fields("{}"), "it has no fields");
         let many: Vec<String> = (0..20).map(|i| format!("\"{i}{}\":1", "x".repeat(1000))).collect();
         let said = fields(&format!("{{{}}}", many.join(",")));
-        assert!(said.ends_with(" and 12 more") && said.chars().count() < 8 * 64 + 40, "{said}");
+        assert!(
+            said.ends_with(" and 12 more") && said.chars().count() < 8 * 64 + 40,
+            "{said}"
+        );
         assert_eq!(shown("a\u{1b}[31mb"), "a\u{fffd}[31mb");
     }
 
@@ -525,9 +565,8 @@ mod tests {
         leaf.prop_recursive(3, 24, 5, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
-                prop::collection::vec((".{0,6}", inner), 0..5).prop_map(|pairs| {
-                    serde_json::Value::Object(pairs.into_iter().collect())
-                }),
+                prop::collection::vec((".{0,6}", inner), 0..5)
+                    .prop_map(|pairs| { serde_json::Value::Object(pairs.into_iter().collect()) }),
             ]
         })
     }

@@ -122,7 +122,16 @@ impl Manifest {
         };
         let mut bytes = serde_json::to_vec_pretty(self).map_err(refuse)?;
         bytes.push(b'\n');
-        Ok(bytes)
+        match bytes.len() > MANIFEST_BYTES_MAX {
+            false => Ok(bytes),
+            true => Err(DataError::Manifest {
+                reason: format!(
+                    "it names {} files in {} bytes, and at most {MANIFEST_BYTES_MAX} are read: pack the texts into fewer files",
+                    self.sources.len(),
+                    bytes.len()
+                ),
+            }),
+        }
     }
 
     /// Reads a manifest, and refuses any other way to write the same.

@@ -31,7 +31,7 @@ fn broken(reason: impl Into<String>) -> Fault {
 
 fn damaged(error: ParquetError) -> Fault {
     broken(format!(
-        "it is damaged, or no Parquet file: {}",
+        "it is damaged, or no Parquet file: {}; get it again, or leave it out with --skip-broken",
         shown(&error.to_string())
     ))
 }
@@ -44,6 +44,8 @@ pub(super) fn texts(file: File, options: &Ingest<'_>, meter: &mut Meter<'_>, eac
     for group in reader.metadata().row_groups() {
         let packed = group.columns().get(column).map(|column| column.compression());
         if let Some(packed) = packed.filter(|packed| !is_read(*packed)) {
+            let packed = packed.to_string();
+            let packed = packed.split('(').next().unwrap_or_default();
             return Err(broken(format!(
                 "its texts are packed with {packed}, which is not read: write it again with snappy, gzip or zstd"
             )));
@@ -86,7 +88,11 @@ fn texts_of_group(
             row += u64::from(begins);
             let is_there = levels.0 == 0 || batch.defined.get(entry) == Some(&levels.0);
             let value = match is_there {
-                true => Some(values.next().ok_or_else(|| broken("it is damaged: values are missing"))?),
+                true => Some(
+                    values
+                        .next()
+                        .ok_or_else(|| broken("it is damaged: values are missing"))?,
+                ),
                 false => None,
             };
             meter.unpack(value.map_or(0, |value| value.len() as u64))?;
@@ -141,10 +147,18 @@ fn column(schema: &SchemaDescriptor, field: &str) -> Result<usize, String> {
     let columns = schema.columns();
     let found: Vec<usize> = (0..columns.len()).filter(|index| under(&columns[*index])).collect();
     match found[..] {
-        [] => Err(format!("it has no column `{}`; {}", shown(field), columns_of_text(schema))),
+        [] => Err(format!(
+            "it has no column `{}`; {}",
+            shown(field),
+            columns_of_text(schema)
+        )),
         [index] => match kind(&columns[index]) {
             None => Ok(index),
-            Some(kind) => Err(format!("its column `{}` is {kind}, not strings; {}", shown(field), columns_of_text(schema))),
+            Some(kind) => Err(format!(
+                "its column `{}` is {kind}, not strings; {}",
+                shown(field),
+                columns_of_text(schema)
+            )),
         },
         [..] => Err(format!(
             "its column `{}` has fields of its own; {}",
@@ -166,6 +180,9 @@ fn kind(column: &ColumnDescriptor) -> Option<String> {
         ),
         Some(_) => false,
     };
+    if let Some(LogicalType::Unknown) = logical {
+        return Some("all missing values".into());
+    }
     match (column.physical_type(), is_text, column.max_rep_level()) {
         (Physical::BYTE_ARRAY, true, 0 | 1) => None,
         (Physical::BYTE_ARRAY, true, _) => Some("lists of lists".into()),
@@ -181,10 +198,19 @@ fn columns_of_text(schema: &SchemaDescriptor) -> String {
         let list = [".list.element", ".list.item", ".bag.array_element", ".array"];
         shown(list.iter().find_map(|end| path.strip_suffix(end)).unwrap_or(&path))
     };
-    let texts: Vec<String> = schema.columns().iter().filter(|column| kind(column).is_none()).map(|column| name(column)).collect();
+    let texts: Vec<String> = schema
+        .columns()
+        .iter()
+        .filter(|column| kind(column).is_none())
+        .map(|column| name(column))
+        .collect();
     let list = |names: &[String]| {
         let more = names.len().saturating_sub(NAMES_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         format!("{}{more}", names[..names.len().min(NAMES_MAX)].join(", "))
     };
     match texts.len() {

@@ -59,10 +59,15 @@ pub fn secret_by_name(name: &str) -> Option<&'static str> {
 
 /// Why a text is not taken, if it holds a secret key.
 pub fn secret_in_text(text: &str) -> Option<&'static str> {
-    if text.match_indices(ATOLL_KEY).any(|(at, key)| is_atoll_key(&text[at + key.len()..])) {
+    if text
+        .match_indices(ATOLL_KEY)
+        .any(|(at, key)| is_atoll_key(&text[at + key.len()..]))
+    {
         return Some("it holds the secret key of an Atoll node");
     }
-    let mut headers = text.match_indices("PRIVATE KEY").filter(|(at, _)| begins_pem(&text.as_bytes()[..*at]));
+    let mut headers = text
+        .match_indices("PRIVATE KEY")
+        .filter(|(at, _)| begins_pem(&text.as_bytes()[..*at]));
     match headers.any(|(at, header)| is_pem(&text[at + header.len()..])) {
         true => Some("it holds a private key (PEM)"),
         false => None,
@@ -91,7 +96,10 @@ fn behind_line_ends(text: &str) -> &str {
     let mut rest = text;
     loop {
         let shorter = rest.trim_start_matches([' ', '\t', '\r', '\n', '>', '|', '#', '*']);
-        let shorter = ["\\r", "\\n"].iter().find_map(|end| shorter.strip_prefix(end)).unwrap_or(shorter);
+        let shorter = ["\\r", "\\n"]
+            .iter()
+            .find_map(|end| shorter.strip_prefix(end))
+            .unwrap_or(shorter);
         if shorter.len() == rest.len() {
             return rest;
         }
@@ -116,17 +124,24 @@ fn begins_pem(before: &[u8]) -> bool {
 fn is_pem(rest: &str) -> bool {
     // " BLOCK" is how PGP goes on
     let rest = rest.strip_prefix(" BLOCK").unwrap_or(rest);
-    let Some(body) = rest.strip_prefix("-----") else { return false };
+    let Some(body) = rest.strip_prefix("-----") else {
+        return false;
+    };
     let mut end = body.len().min(PEM_HEADERS_MAX);
     while !body.is_char_boundary(end) {
         end -= 1;
     }
     let head = behind_line_ends(&body[..end]);
     let base64 = |line: &str| {
-        let count = line.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')).count();
+        let count = line
+            .bytes()
+            .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+            .count();
         count >= PEM_CHARACTERS
     };
-    let is_headed = ["Proc-Type:", "DEK-Info:", "Version:", "Comment:"].iter().any(|name| head.starts_with(name));
+    let is_headed = ["Proc-Type:", "DEK-Info:", "Version:", "Comment:"]
+        .iter()
+        .any(|name| head.starts_with(name));
     is_headed || base64(head)
 }
 
@@ -137,14 +152,37 @@ mod tests {
     #[test]
     fn names() {
         for name in [
-            ".env", ".env.local", ".ENV", "id_rsa", "id_ed25519", "id_ed25519.bak", "id_rsa~", ".netrc", "credentials",
-            "credentials.bak.old", ".git-credentials", "store.p12", "Me.PFX", ".env.gz", "credentials.json",
+            ".env",
+            ".env.local",
+            ".ENV",
+            "id_rsa",
+            "id_ed25519",
+            "id_ed25519.bak",
+            "id_rsa~",
+            ".netrc",
+            "credentials",
+            "credentials.bak.old",
+            ".git-credentials",
+            "store.p12",
+            "Me.PFX",
+            ".env.gz",
+            "credentials.json",
         ] {
             assert!(secret_by_name(name).is_some(), "{name}");
         }
         for name in [
-            "id_rsa.pub", "environment.md", ".env.example", "key", "keys.txt", "monkey.key", "cert.pem", "a.txt", "",
-            "credentials.md", "~", ".bak",
+            "id_rsa.pub",
+            "environment.md",
+            ".env.example",
+            "key",
+            "keys.txt",
+            "monkey.key",
+            "cert.pem",
+            "a.txt",
+            "",
+            "credentials.md",
+            "~",
+            ".bak",
         ] {
             assert!(secret_by_name(name).is_none(), "{name}");
         }

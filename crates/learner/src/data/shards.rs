@@ -1,6 +1,9 @@
 //! Documents to shards: tokenized once, split, cut, named by hash.
 
-use super::{Corpus, DataError, Manifest, Shard, SourceEntry, Tokenizer, manifest::token_bytes, tokenizer::pieces};
+use super::{
+    Corpus, DataError, Manifest, Overlap, Shard, SourceEntry, Tokenizer, manifest::token_bytes, overlap::overlap,
+    tokenizer::pieces,
+};
 use atoll_protocol::Hash;
 
 /// Bytes of one shard.
@@ -23,6 +26,8 @@ pub struct Built {
     pub manifest: Manifest,
     /// Address and bytes, in the manifest's order.
     pub shards: Vec<(Hash, Vec<u8>)>,
+    /// How much of what is held out is also trained on.
+    pub overlap: Overlap,
 }
 
 /// Tokenizes `corpus` and splits it. Of every 20 blocks of up to 4096 tokens, one from the middle is
@@ -45,6 +50,7 @@ pub fn build(corpus: &Corpus, tokenizer: &Tokenizer, licence: Option<&str>) -> R
         };
         split.extend_from_slice(block);
     }
+    let overlap = overlap(&train, &held_out);
     let mut shards = Vec::new();
     let width = token_bytes(tokenizer.vocab());
     let train = cut(&train, width, &mut shards);
@@ -64,7 +70,11 @@ pub fn build(corpus: &Corpus, tokenizer: &Tokenizer, licence: Option<&str>) -> R
         train,
         held_out,
     };
-    Ok(Built { manifest, shards })
+    Ok(Built {
+        manifest,
+        shards,
+        overlap,
+    })
 }
 
 /// All documents, each with the end of text behind it.

@@ -160,6 +160,8 @@ struct Unpacked<'m, 'a, R> {
 
 impl<R: Read> Read for Unpacked<'_, '_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(BUFFER); // little is unpacked beyond the bound
+        let buffer = &mut buffer[..most];
         let count = self.inner.read(buffer)?;
         self.meter.borrow_mut().unpack(count as u64)?;
         Ok(count)
@@ -174,7 +176,10 @@ pub(super) struct Stream<'m> {
 
 impl<'m> Stream<'m> {
     pub(super) fn new<'a: 'm>(file: impl Read + 'm, packing: Packing, meter: &'m mut Meter<'a>) -> io::Result<Self> {
-        let (meter, seen) = (Rc::new(RefCell::new(meter)), Rc::<RefCell<(u64, blake3::Hasher)>>::default());
+        let (meter, seen) = (
+            Rc::new(RefCell::new(meter)),
+            Rc::<RefCell<(u64, blake3::Hasher)>>::default(),
+        );
         let raw = Raw {
             inner: file,
             meter: meter.clone(),

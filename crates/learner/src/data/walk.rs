@@ -19,7 +19,12 @@ const FILES_MAX: usize = 100_000;
 /// Folders within folders.
 const DEPTH_MAX: usize = 32;
 /// What the Arrow datasets of Hugging Face keep beside their data.
-const ARROW_METADATA: [&str; 4] = ["dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json"];
+const ARROW_METADATA: [&str; 4] = [
+    "dataset_info.json",
+    "dataset_dict.json",
+    "dataset_infos.json",
+    "state.json",
+];
 
 /// A file to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +63,11 @@ pub(super) fn walk(path: &Path, options: &Ingest<'_>) -> Result<Walked, IngestEr
             is_folder: about.is_dir(),
             ..Walked::default()
         },
-        left_out: options.leave_out.iter().filter_map(|path| fs::canonicalize(path).ok()).collect(),
+        left_out: options
+            .leave_out
+            .iter()
+            .filter_map(|path| fs::canonicalize(path).ok())
+            .collect(),
         seen: BTreeMap::new(),
         links: VecDeque::new(),
         progress: options.progress,
@@ -154,7 +163,9 @@ impl Walker<'_> {
             self.skip(name, Part::Folder, "it looks like a node's folder, with its secret key");
             return Ok(());
         }
-        let is_cache = ["blobs", "snapshots"].iter().all(|part| entries.iter().any(|(name, _)| name == part));
+        let is_cache = ["blobs", "snapshots"]
+            .iter()
+            .all(|part| entries.iter().any(|(name, _)| name == part));
         for (entry, kind) in entries {
             let text = decode::name(entry.as_encoded_bytes());
             let name = format!("{prefix}{text}");
@@ -192,7 +203,11 @@ impl Walker<'_> {
         } else {
             self.file(path, name.clone(), name);
         }
-        self.bound(self.out.files.len() + self.out.skipped.len() + self.links.len(), "files", FILES_MAX)
+        self.bound(
+            self.out.files.len() + self.out.skipped.len() + self.links.len(),
+            "files",
+            FILES_MAX,
+        )
     }
 
     /// A plain file at `path`, which is free of links.
@@ -233,7 +248,11 @@ impl Walker<'_> {
                 return Ok(());
             }
         };
-        if target.ancestors().skip(1).any(|folder| !self.root.starts_with(folder) && looks_like_a_node(folder)) {
+        if target
+            .ancestors()
+            .skip(1)
+            .any(|folder| !self.root.starts_with(folder) && looks_like_a_node(folder))
+        {
             self.skip(&name, Part::Link, "a link into what looks like a node's folder");
         } else if self.root.starts_with(&target) {
             self.skip(&name, Part::Link, "a link to a folder that holds this one");
@@ -249,7 +268,11 @@ impl Walker<'_> {
         } else {
             self.skip(&name, Part::Link, format!("a link to {}", special(about.file_type())));
         }
-        self.bound(self.out.files.len() + self.out.skipped.len() + self.links.len(), "files", FILES_MAX)
+        self.bound(
+            self.out.files.len() + self.out.skipped.len() + self.links.len(),
+            "files",
+            FILES_MAX,
+        )
     }
 
     /// By name, each name once, and without what describes data that is not read.
@@ -258,7 +281,11 @@ impl Walker<'_> {
         if self.out.skipped.iter().any(|skipped| skipped.path.ends_with(".arrow")) {
             let skipped = &mut self.out.skipped;
             self.out.files.retain(|file| {
-                let is_text = !file.name.rsplit('/').next().is_some_and(|name| ARROW_METADATA.contains(&name));
+                let is_text = !file
+                    .name
+                    .rsplit('/')
+                    .next()
+                    .is_some_and(|name| ARROW_METADATA.contains(&name));
                 if !is_text {
                     let reason = "it describes Arrow files, which are not read";
                     skipped.push(Skipped::one(&file.name, Part::File, file.bytes, reason));
@@ -282,7 +309,11 @@ impl Walker<'_> {
 }
 
 fn named(folder: &str) -> &str {
-    if folder.is_empty() { "the one that was named" } else { folder }
+    if folder.is_empty() {
+        "the one that was named"
+    } else {
+        folder
+    }
 }
 
 /// What is never opened in a folder: it might never end.
@@ -304,7 +335,9 @@ fn special(_: FileType) -> &'static str {
 /// Whether a folder is a node's, by its names and by how a file `key` begins.
 fn looks_like_a_node(folder: &Path) -> bool {
     let there = ["ledger.redb", "trainer.bin", "node.toml", "charter.toml"];
-    let there = there.into_iter().filter(|name| folder.join(name).symlink_metadata().is_ok());
+    let there = there
+        .into_iter()
+        .filter(|name| folder.join(name).symlink_metadata().is_ok());
     let key = folder.join("key");
     let is_plain = key.metadata().is_ok_and(|about| about.is_file());
     let mut start = Vec::new();
