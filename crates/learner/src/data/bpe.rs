@@ -224,3 +224,80 @@ impl Learning {
         grown.push(new);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::models::bpe::{BPE, BpeTrainer};
+
+    fn words(text: &str) -> HashMap<String, u64> {
+        let mut words = HashMap::new();
+        for word in text.split_whitespace() {
+            *words.entry(word.to_string()).or_default() += 1;
+        }
+        words
+    }
+
+    fn ours(words: &HashMap<String, u64>, vocab: u32) -> (Vec<String>, Vec<(String, String)>) {
+        let mut letters: Vec<char> = words.keys().flat_map(|word| word.chars()).collect();
+        letters.sort_unstable();
+        letters.dedup();
+        let alphabet = letters.into_iter().map(String::from).collect();
+        let watch: &mut Watch<'_> = &mut |_| ControlFlow::Continue(());
+        let learning = Learning::new(words.clone(), alphabet, vocab, watch).unwrap();
+        let (vocab, merges) = learning.merge_all(watch).unwrap();
+        let text = |id: u32| vocab[id as usize].clone();
+        let merges = merges.iter().map(|(left, right)| (text(*left), text(*right))).collect();
+        (vocab, merges)
+    }
+
+    fn of_the_library(words: &HashMap<String, u64>, vocab: u32) -> Vec<(String, String)> {
+        let trainer = BpeTrainer::builder()
+            .show_progress(false)
+            .min_frequency(2)
+            .vocab_size(vocab as usize)
+            .build();
+        let mut model = BPE::default();
+        let counts = words
+            .iter()
+            .map(|(word, times)| (word.as_str().into(), *times))
+            .collect();
+        trainer.do_train(&counts, &mut model).unwrap();
+        let model = serde_json::to_value(&model).unwrap();
+        serde_json::from_value(model["merges"].clone()).unwrap()
+    }
+
+    #[test]
+    fn merges_are_those_of_the_library() {
+        let prose = "An atoll is a ring of islands; the islands together make the ring. Viele Inseln, größer: Atolle. ";
+        let code = "fn main() { let mut total = 0; for item in items { total += item.total(); } } ".repeat(3);
+        for text in [prose.repeat(3), code, "aaaa aaa aa aaaaaaa abababab ".repeat(5)] {
+            for vocab in [30, 45, 70] {
+                assert_eq!(
+                    ours(&words(&text), vocab).1,
+                    of_the_library(&words(&text), vocab),
+                    "{vocab}: {text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_commonest_pair_first_then_the_least_until_none_is_common() {
+        let (vocab, merges) = ours(&words("abab abab ab cd cd ce"), 100);
+        // ab stands five times; cd and abab twice, where c < ab as tokens
+        assert_eq!(vocab[5..], ["ab", "cd", "abab"]);
+        assert_eq!(merges.len(), 3);
+        assert_eq!(
+            ours(&words("abab abab"), 3).0,
+            ["a", "b", "ab"],
+            "not more tokens than asked for"
+        );
+    }
+
+    #[test]
+    fn counts_beyond_32_bits_are_right() {
+        let words = HashMap::from([("ab".to_string(), 3 << 32), ("cd".to_string(), 1 << 33)]);
+        assert_eq!(ours(&words, 5).0[4], "ab");
+    }
+}
