@@ -3,9 +3,13 @@
     python python/check_checkpoint.py CHECKPOINT --data FILE
 
 Prints {"loss": nats per token, "perplexity": ..., "tokens": predicted tokens}. The windows are those
-of `atoll eval` (crates/learner/src/evaluate.rs): the text is encoded whole, without special tokens;
-window i covers tokens [i*C, i*C + C], C = max_position_embeddings: C inputs and their next tokens.
-The last, shorter window counts if it has a target.
+of `atoll eval` (crates/learner/src/evaluate.rs): the text is encoded without special tokens, also where
+it spells one; window i covers tokens [i*C, i*C + C], C = max_position_embeddings, at most 2048: C inputs
+and their next tokens. Where the tokenizer puts a token before each text, every window begins with it and
+covers tokens [i*C, i*C + C - 1]. The last, shorter window counts if it has a target.
+
+Atoll cuts what goes on for more than 1024 bytes without a blank or the end of a word before it is
+tokenized, and this script does not: on such a text the tokens at the cuts may differ.
 """
 
 import argparse
@@ -24,19 +28,29 @@ def load(folder):
     return model, AutoTokenizer.from_pretrained(folder, **options)
 
 
+def begin(tokenizer):
+    """The token that the tokenizer puts before a text, in a list; empty if it puts none."""
+    if getattr(tokenizer, "add_bos_token", None) is False:
+        return []
+    first = [tokenizer("a", add_special_tokens=special)["input_ids"][:1] for special in (True, False)]
+    return first[0] if first[0] != first[1] else []
+
+
 @torch.no_grad()
 def evaluate(model, tokenizer, text):
-    """Mean loss over every token of `text` but the first."""
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if len(tokens) < 2:
-        raise SystemExit(f"the text has {len(tokens)} tokens; at least 2 are needed")
-    context = model.config.max_position_embeddings
+    """Mean loss over every token of `text`, but for the first if nothing stands before it."""
+    tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    before = begin(tokenizer)
+    overlap = 0 if before else 1
+    count = len(tokens) - overlap
+    if count < 1:
+        raise SystemExit(f"the text has {len(tokens)} tokens; at least {1 + overlap} are needed")
+    context = min(model.config.max_position_embeddings, 2048)
     nats = 0.0
-    for start in range(0, len(tokens) - 1, context):
-        window = torch.tensor(tokens[start : start + context + 1])
+    for start in range(0, count, context):
+        window = torch.tensor(before + tokens[start : start + context + overlap])
         logits = model(window[None, :-1]).logits[0]
         nats += torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum").item()
-    count = len(tokens) - 1
     return {"loss": nats / count, "perplexity": math.exp(nats / count), "tokens": count}
 
 

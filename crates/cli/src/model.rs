@@ -1,11 +1,57 @@
 //! `atoll generate` and `atoll eval`.
 
-use crate::demo::corpus;
-use atoll_host::checkpoints::{self, Sampling};
+use crate::{demo::corpus, grouped, size};
+use anyhow::Context as _;
+use atoll_host::{
+    checkpoints::{self, EvalProgress, Evaluated, Generated, Opened, Sampling},
+    found::Corpus,
+};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, stderr},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// How often a line says how far it is, where no bar can be drawn.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// These commands write nothing that could be left half done: Ctrl-C ends them at once.
+fn end_on_interrupt() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            if stderr().is_terminal() {
+                eprintln!(); // behind the bar
+            }
+            std::process::exit(130);
+        }
+    })?;
+    Ok(())
+}
+
+/// Does what may take a while, with a word where somebody watches.
+fn waiting<T>(what: String, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let done = work();
+    spinner.finish_and_clear();
+    done
+}
+
+fn open(dir: &Path) -> anyhow::Result<Opened> {
+    waiting(format!("reading the checkpoint in {}", dir.display()), || {
+        checkpoints::open(dir)
+    })
+}
 
 /// Continues a text with a checkpoint.
+///
+/// The prompt is text, whatever it says: the name of a special token does not become that token. The
+/// continuation ends where the checkpoint's config says that a text ends.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  atoll generate atoll-demo --prompt \"pub fn \"\n  atoll generate atoll-demo --prompt \"The ledger\" --max-tokens 60 --temperature 0 --json"
@@ -37,7 +83,8 @@ pub(crate) struct GenerateArguments {
 }
 
 pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
-    let mut checkpoint = checkpoints::open(&arguments.dir)?;
+    end_on_interrupt()?;
+    let mut checkpoint = open(&arguments.dir)?;
     let sampling = Sampling {
         max_tokens: arguments.max_tokens,
         temperature: arguments.temperature,
@@ -45,31 +92,51 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
         top_p: arguments.top_p,
         seed: arguments.seed,
     };
-    if !arguments.json {
-        say_part!("{}", arguments.prompt);
-    }
-    let (text, tokens) = checkpoint.generate(&arguments.prompt, &sampling, |piece| {
+    // an error that shows at once leaves nothing on standard output
+    let mut before = Some(&arguments.prompt).filter(|_| !arguments.json);
+    let made = checkpoint.generate(&arguments.prompt, &sampling, |piece| {
+        if let Some(prompt) = before.take() {
+            say_part!("{prompt}");
+        }
         if !arguments.json {
             say_part!("{piece}");
         }
     })?;
     match arguments.json {
-        true => {
-            let path = checkpoint.path.display().to_string();
-            say!(
-                "{}",
-                json!({ "checkpoint": path, "prompt": arguments.prompt, "text": text, "tokens": tokens })
-            );
-        }
-        false => say!(),
+        true => say!("{}", generated_json(arguments, &checkpoint, &made)),
+        false => say!("{}", before.map_or("", String::as_str)),
+    }
+    if made.prompt_seen < made.prompt_tokens {
+        eprintln!(
+            "atoll: the prompt has {} tokens; the model sees only the last {}",
+            grouped(made.prompt_tokens as u64),
+            grouped(made.prompt_seen as u64)
+        );
+    }
+    if let Some(begin) = made.begin.filter(|_| !arguments.json) {
+        eprintln!("atoll: {begin} was put before the prompt, as the checkpoint says");
     }
     Ok(ExitCode::SUCCESS)
 }
 
+fn generated_json(arguments: &GenerateArguments, checkpoint: &Opened, made: &Generated) -> serde_json::Value {
+    json!({
+        "checkpoint": checkpoint.path.display().to_string(),
+        "prompt": arguments.prompt,
+        "prompt_tokens": made.prompt_tokens,
+        "prompt_tokens_seen": made.prompt_seen,
+        "begin": made.begin,
+        "ends": checkpoint.ends(),
+        "text": made.text,
+        "tokens": made.tokens,
+    })
+}
+
 /// Measures a checkpoint's loss on a text, in nats per token and perplexity.
 ///
-/// Each document is cut into windows of the model's context; every token but a document's first is
-/// predicted once.
+/// Each document is cut into windows of the model's context, at most 2048 tokens; every token but a
+/// document's first is predicted once. Where the checkpoint says that a text begins with a token, each
+/// window does. Texts are text: the name of a special token does not become that token.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  atoll eval atoll-demo --data README.md\n  atoll eval atoll-demo --data texts/ --json"
@@ -88,27 +155,86 @@ pub(crate) struct EvalArguments {
 }
 
 pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
-    let mut checkpoint = checkpoints::open(&arguments.dir)?;
+    end_on_interrupt()?;
+    let mut checkpoint = open(&arguments.dir)?;
+    let data = arguments.data.display();
     let corpus = corpus::read_copies(&arguments.data, &arguments.reading)?;
-    let report = checkpoint.evaluate(&corpus)?;
-    let path = checkpoint.path.display().to_string();
+    let mut bar = Bar::new(corpus.text_bytes())?;
+    let found = checkpoint.evaluate(&corpus, &mut |progress| bar.show(&progress));
+    bar.bar.finish_and_clear();
+    let found = found.with_context(|| format!("cannot evaluate {data}"))?;
     match arguments.json {
-        true => say!(
-            "{}",
-            json!({
-                "checkpoint": path,
-                "nats_per_token": report.nats_per_token,
-                "perplexity": report.perplexity,
-                "tokens": report.tokens,
-                "corpus": corpus::to_json(&corpus),
-            })
-        ),
-        false => say!(
-            "{:.4} nats per token, perplexity {:.2}, over {} tokens ({path})",
-            report.nats_per_token,
-            report.perplexity,
-            report.tokens
-        ),
+        true => say!("{}", evaluated_json(&checkpoint, &corpus, &found)),
+        false => say_evaluated(&checkpoint, &found),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn evaluated_json(checkpoint: &Opened, corpus: &Corpus, found: &Evaluated) -> serde_json::Value {
+    json!({
+        "checkpoint": checkpoint.path.display().to_string(),
+        "nats_per_token": found.report.nats_per_token,
+        "perplexity": found.report.perplexity,
+        "tokens": found.report.tokens,
+        "documents": found.documents,
+        "documents_too_short": found.too_short,
+        "window": found.window,
+        "begin": found.begin,
+        "corpus": corpus::to_json(corpus),
+    })
+}
+
+fn say_evaluated(checkpoint: &Opened, found: &Evaluated) {
+    say!(
+        "{:.4} nats per token, perplexity {:.2}, over {} tokens ({})",
+        found.report.nats_per_token,
+        found.report.perplexity,
+        found.report.tokens,
+        checkpoint.path.display()
+    );
+    if let Some(begin) = &found.begin {
+        say!(
+            "each window of {} tokens begins with {begin}, as the checkpoint says",
+            found.window
+        );
+    }
+    if found.too_short > 0 {
+        say!(
+            "{} of {} documents have nothing to predict: less than two tokens",
+            grouped(found.too_short),
+            grouped(found.documents + found.too_short)
+        );
+    }
+}
+
+/// How far an evaluation is: a bar where somebody watches, else now and then a line.
+struct Bar {
+    bar: ProgressBar,
+    said: Instant,
+}
+
+impl Bar {
+    fn new(bytes: u64) -> anyhow::Result<Self> {
+        let bar = ProgressBar::new(bytes);
+        bar.set_style(ProgressStyle::with_template(
+            "{bar:30} {bytes}/{total_bytes}, {elapsed} so far, about {eta} left  {msg}",
+        )?);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Ok(Self {
+            bar,
+            said: Instant::now(),
+        })
+    }
+
+    fn show(&mut self, progress: &EvalProgress) -> ControlFlow<()> {
+        let nats = progress.so_far.report().nats_per_token;
+        self.bar.set_position(progress.bytes);
+        self.bar.set_message(format!("{nats:.4} nats per token"));
+        if self.bar.is_hidden() && self.said.elapsed() >= LINE_EVERY {
+            self.said = Instant::now();
+            let (read, of) = (size(progress.bytes as f64), size(progress.of as f64));
+            eprintln!("atoll: {read} of {of} are evaluated, {nats:.4} nats per token so far");
+        }
+        ControlFlow::Continue(())
+    }
 }

@@ -32,6 +32,14 @@ pub enum LearnError {
         /// What it was.
         value: f64,
     },
+    /// A model whose numbers are NaN or infinite where it is only used.
+    #[error("the model gives {value} as {what}: its weights are damaged, or too great to calculate with")]
+    Broken {
+        /// Which quantity.
+        what: &'static str,
+        /// What it was.
+        value: f64,
+    },
     /// A token outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocab}; was the data made with another tokenizer?")]
     Token {

@@ -24,7 +24,7 @@ mod schedule;
 
 pub use batch::{Batch, BatchError};
 pub use burn_learner::BurnLearner;
-pub use evaluate::{EvalError, EvalReport, evaluate_text};
+pub use evaluate::{EvalError, EvalReport, EvalSum, eval_window, evaluate_text, evaluate_watched};
 pub use generate::{GenerateOptions, generate};
 pub use init::{init, theta_bytes, theta_hash};
 pub use learner::{DeviceChoice, LearnError, Learner, StepReport};

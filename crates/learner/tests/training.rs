@@ -156,3 +156,71 @@ fn refuses(inner: &InnerOptimizer, what: &str, theta: &[f32]) {
     assert_eq!((bits(&learner.read()), learner.save()), (bits(theta), state));
     assert_eq!(learner.evaluate(&batch()).is_err(), what == "loss");
 }
+
+#[test]
+fn a_model_without_numbers_is_an_error_wherever_it_is_used() {
+    let model = tiny(true);
+    let norm = Layout::of(&model).tensors.pop().unwrap().range();
+    let mut gains = theta(&model);
+    gains[norm].fill(3e38);
+    let mut learner = learner(&model, &gains);
+    let error = generate(&mut learner, &[65, 66], &GenerateOptions::default(), |_| {
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(error, Err(LearnError::Broken { .. })), "{error:?}");
+    let tokenizer = atoll_learner::data::Tokenizer::bytes().unwrap();
+    let error = atoll_learner::evaluate_text(&mut learner, &tokenizer, "An atoll is a ring of islands.");
+    assert!(
+        matches!(error, Err(atoll_learner::EvalError::Broken { from: 1, to: 16, .. })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn generation_stops_at_every_end_and_begins_as_told() {
+    let model = tiny(true);
+    let mut learner = learner(&model, &theta(&model));
+    let options = GenerateOptions {
+        temperature: 0.0,
+        max_tokens: 5,
+        ..Default::default()
+    };
+    let mut told = |options: &GenerateOptions, prompt: &[u32]| {
+        generate(&mut learner, prompt, options, |_| ControlFlow::Continue(())).unwrap()
+    };
+    let free = told(&options, &[7]);
+    assert_eq!(free.len(), 5);
+    for at in 0..5 {
+        let first = free.iter().position(|token| *token == free[at]).unwrap();
+        let stop = vec![0, free[at]];
+        assert_eq!(
+            told(
+                &GenerateOptions {
+                    stop,
+                    ..options.clone()
+                },
+                &[7]
+            ),
+            free[..first]
+        );
+    }
+    let begin = Some(7);
+    assert_eq!(
+        told(
+            &GenerateOptions {
+                begin,
+                ..options.clone()
+            },
+            &[]
+        ),
+        free
+    );
+    let none = GenerateOptions {
+        max_tokens: 0,
+        ..options.clone()
+    };
+    assert_eq!(told(&none, &[7]), [0; 0]);
+    let mut drawable = vec![true; 257];
+    drawable[free[0] as usize] = false;
+    assert_ne!(told(&GenerateOptions { drawable, ..options }, &[7])[0], free[0]);
+}

@@ -249,8 +249,8 @@ fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> 
         seed: 1,
     };
     let mut opened = checkpoints::open(&arguments.dir)?;
-    let (text, _) = opened.generate("/// ", &sampling, |_| {})?;
-    say!("the model writes:\n\n/// {}\n", text.trim_end());
+    let written = opened.generate("/// ", &sampling, |_| {})?;
+    say!("the model writes:\n\n/// {}\n", written.text.trim_end());
     audit::print(report);
     liars::tell(&arguments.liars, result);
     let dir = arguments.dir.display();

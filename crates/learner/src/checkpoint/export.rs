@@ -1,6 +1,7 @@
 //! θ to a checkpoint folder: the same bytes on every machine, and never half a folder.
 
 use super::hugging_face::{CONFIG, FILES, TOKENIZER, WEIGHTS, companions, config, tensor_name};
+use super::partial;
 use crate::{data::Tokenizer, data::TokenizerError, init::theta_bytes};
 use atoll_protocol::{Hash, Layout, charter::Model, layout::Role};
 use safetensors::{Dtype, tensor::TensorView};
@@ -148,33 +149,43 @@ pub fn export(
         .iter()
         .map(|(name, bytes)| (name.clone(), Hash::of_blob(bytes)))
         .collect();
-    if dir.exists() {
-        let same = files
-            .iter()
-            .all(|(name, bytes)| fs::read(dir.join(name)).is_ok_and(|found| found == *bytes));
-        return match same {
+    if dir.symlink_metadata().is_ok() {
+        return match is_same(dir, &files)? {
             true => Ok(hashes),
             false => Err(CheckpointError::Exists {
                 path: dir.to_path_buf(),
             }),
         };
     }
-    let partial = partial_beside(dir);
+    partial::clear(dir, &FILES);
+    let partial = partial::beside(dir);
     let written = write_all(&partial, &files).and_then(|()| rename(&partial, dir));
     if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_dir_all(&partial);
+        partial::remove(&partial, &FILES); // what cannot be removed is found again next time
     }
     written.map(|()| hashes)
 }
 
-/// `.NAME.partial-PID` in the same folder, so that the rename stays within one file system.
-fn partial_beside(dir: &Path) -> PathBuf {
-    let name = dir
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    dir.with_file_name(format!(".{name}.partial-{}", std::process::id()))
+/// Whether `dir` holds these files with these bytes.
+fn is_same(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<bool, CheckpointError> {
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        match fs::read(&path) {
+            Ok(found) if found == *bytes => {}
+            Ok(_) => return Ok(false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(false);
+            }
+            Err(error) => {
+                return Err(CheckpointError::Io {
+                    doing: "read",
+                    path,
+                    error,
+                });
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
@@ -188,7 +199,12 @@ fn write_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
 
 fn write_all(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<(), CheckpointError> {
     debug_assert_eq!(files.len(), FILES.len());
-    fs::create_dir_all(dir).map_err(write_error(dir))?;
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent).map_err(write_error(parent))?;
+    }
+    // never into a folder that is there already: it is somebody else's
+    fs::create_dir(dir).map_err(write_error(dir))?;
+    let _held = partial::hold(dir);
     for (name, bytes) in files {
         let path = dir.join(name);
         let mut file = fs::File::create(&path).map_err(write_error(&path))?;

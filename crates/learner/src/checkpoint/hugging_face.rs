@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const GENERATION_CONFIG: &str = "generation_config.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 /// Every file of a checkpoint folder, sorted.
 pub(super) const FILES: [&str; 5] = [CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
 /// The index of weights in several files, which are not read.
@@ -81,12 +81,14 @@ pub(super) fn config(model: &Model, eos: u32) -> Value {
     })
 }
 
-/// `generation_config.json` and `tokenizer_config.json`.
+/// `generation_config.json` and `tokenizer_config.json`. The end of text pads, so that texts of
+/// different lengths make a batch. `config.json` does not say so: `transformers` would take the row of
+/// a `pad_token_id` there out of training. Without `max_length` a reader's own limit holds.
 pub(super) fn companions(model: &Model, eos: u32, eos_text: &str) -> [(&'static str, Value); 2] {
     let generation = json!({
         "bos_token_id": eos,
         "eos_token_id": eos,
-        "max_length": model.context,
+        "pad_token_id": eos,
     });
     let tokenizer = json!({
         "add_bos_token": false,
@@ -95,6 +97,7 @@ pub(super) fn companions(model: &Model, eos: u32, eos_text: &str) -> [(&'static 
         "clean_up_tokenization_spaces": false,
         "eos_token": eos_text,
         "model_max_length": model.context,
+        "pad_token": eos_text,
         "tokenizer_class": "PreTrainedTokenizerFast",
     });
     [(GENERATION_CONFIG, generation), (TOKENIZER_CONFIG, tokenizer)]
@@ -135,6 +138,30 @@ struct Rope {
 
 fn silu() -> String {
     "silu".into()
+}
+
+/// Fields of a charter's model and what `config.json` calls them.
+const FIELDS: [(&str, &str); 8] = [
+    ("model.vocab", "vocab_size"),
+    ("model.width", "hidden_size"),
+    ("model.layers", "num_hidden_layers"),
+    ("model.heads", "num_attention_heads"),
+    ("model.kv_heads", "num_key_value_heads"),
+    ("model.head_width", "head_dim"),
+    ("model.ffn", "intermediate_size"),
+    ("model.context", "max_position_embeddings"),
+];
+
+/// What a charter would refuse, before anything is allocated by these sizes.
+pub(super) fn check_sizes(model: &Model) -> Result<(), CheckpointError> {
+    model.validate().map_err(|error| {
+        let field = FIELDS.iter().find(|(ours, _)| *ours == error.field);
+        let field = field.map_or(error.field.as_str(), |(_, theirs)| theirs);
+        CheckpointError::Foreign {
+            file: CONFIG,
+            reason: format!("{field} = {}: {}", error.value, error.allowed),
+        }
+    })
 }
 
 /// The sizes in a `config.json`. Hashes are zero: the caller has the files they are of.

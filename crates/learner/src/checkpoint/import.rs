@@ -3,21 +3,25 @@
 use super::{
     CheckpointError,
     export::shape,
-    hugging_face::{CONFIG, INDEX, TOKENIZER, WEIGHTS, is_surplus, model_of, tensor_name},
+    hugging_face::{
+        CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, check_sizes, is_surplus, model_of,
+        tensor_name,
+    },
+    names::Said,
 };
 use crate::{data::TOKENIZER_BYTES_MAX, data::Tokenizer, init::theta_hash};
-use atoll_protocol::{
-    Layout,
-    charter::Model,
-    layout,
-    limits::{BLOB_BYTES_MAX, PARAMETERS_MAX},
-};
+use atoll_protocol::{Layout, charter::Model, limits::BLOB_BYTES_MAX};
 use burn::tensor::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::{fs, io::Read, path::Path};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    path::Path,
+};
 
-/// Bytes of a `config.json`.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of a `config.json`, and of the files that may stand beside it.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// What a checkpoint folder holds.
 #[derive(Debug, Clone)]
@@ -28,11 +32,36 @@ pub struct Imported {
     pub theta: Vec<f32>,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
+    /// Tokens that end a text: at least one.
+    pub ends: Vec<u32>,
+    /// The token that the model wants before a text.
+    pub begin: Option<u32>,
 }
 
-/// Reads `config.json`, `model.safetensors` and `tokenizer.json` of `dir`.
+/// Whether `dir` has every file that a checkpoint needs.
+pub fn is_complete(dir: &Path) -> bool {
+    [CONFIG, WEIGHTS, TOKENIZER].iter().all(|file| dir.join(file).is_file())
+}
+
+/// Name and value of the parameter with the greatest magnitude, under the name that it has in the file.
+pub fn greatest(model: &Model, theta: &[f32]) -> Option<(String, f32)> {
+    let (place, value) = theta
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))?;
+    let tensors = Layout::of(model).tensors;
+    let tensor = tensors.iter().find(|tensor| tensor.range().contains(&place))?;
+    Some((tensor_name(&tensor.name), *value))
+}
+
+/// Reads `config.json`, `model.safetensors` and `tokenizer.json` of `dir`, and what
+/// `generation_config.json` and `tokenizer_config.json` say about ends and beginnings if they are there.
+///
+/// # Errors
+/// Names the file, what is wrong with it, and what to do.
 pub fn import(dir: &Path) -> Result<Imported, CheckpointError> {
-    let mut model = model_of(&read(dir, CONFIG, CONFIG_BYTES_MAX)?)?;
+    let config = read(dir, CONFIG, CONFIG_BYTES_MAX)?;
+    let mut model = model_of(&config)?;
     check_sizes(&model)?;
     if !dir.join(WEIGHTS).exists() && dir.join(INDEX).exists() {
         return Err(CheckpointError::Foreign {
@@ -40,7 +69,12 @@ pub fn import(dir: &Path) -> Result<Imported, CheckpointError> {
             reason: "weights in several files are not read; save them as one model.safetensors".into(),
         });
     }
-    let tokenizer = Tokenizer::from_bytes(&read(dir, TOKENIZER, TOKENIZER_BYTES_MAX as u64)?)?;
+    let said = Said {
+        generation: companion(dir, GENERATION_CONFIG)?,
+        config: json(CONFIG, &config)?,
+        tokenizer: companion(dir, TOKENIZER_CONFIG)?,
+    };
+    let (tokenizer, ends) = tokenizer_of(dir, &said, model.vocab)?;
     if tokenizer.vocab() > model.vocab {
         return Err(CheckpointError::Vocab {
             tokenizer: tokenizer.vocab(),
@@ -51,10 +85,51 @@ pub fn import(dir: &Path) -> Result<Imported, CheckpointError> {
     model.theta = theta_hash(&theta);
     model.tokenizer = tokenizer.hash();
     Ok(Imported {
+        begin: said.begin(&tokenizer, model.vocab)?,
         model,
         theta,
         tokenizer,
+        ends,
     })
+}
+
+/// The tokenizer, and the tokens that end a text: by number, else by the name that
+/// `tokenizer_config.json` gives, else by a name that is known.
+fn tokenizer_of(dir: &Path, said: &Said, vocab: u32) -> Result<(Tokenizer, Vec<u32>), CheckpointError> {
+    let json = read(dir, TOKENIZER, TOKENIZER_BYTES_MAX as u64)?;
+    let ends = said.ends(vocab)?;
+    if let Some(first) = ends.first() {
+        return Ok((Tokenizer::with_end(&json, *first)?, ends));
+    }
+    let tokenizer = match said.end_name() {
+        Some(name) => {
+            // any end will do to look the name up
+            let end = Tokenizer::with_end(&json, 0)?.id_of(name);
+            let end = end.ok_or_else(|| CheckpointError::Foreign {
+                file: TOKENIZER_CONFIG,
+                reason: format!("eos_token = {name:?} is no token of tokenizer.json; set eos_token_id in config.json"),
+            })?;
+            Tokenizer::with_end(&json, end)?
+        }
+        None => Tokenizer::from_bytes(&json)?,
+    };
+    let ends = vec![tokenizer.eos()];
+    Ok((tokenizer, ends))
+}
+
+fn json(file: &'static str, bytes: &[u8]) -> Result<Value, CheckpointError> {
+    serde_json::from_slice(bytes).map_err(|error| CheckpointError::Foreign {
+        file,
+        reason: error.to_string(),
+    })
+}
+
+/// A file that need not be there.
+fn companion(dir: &Path, file: &'static str) -> Result<Value, CheckpointError> {
+    match read(dir, file, CONFIG_BYTES_MAX) {
+        Err(CheckpointError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => Ok(Value::Null),
+        bytes => json(file, &bytes?),
+    }
 }
 
 /// At most `max` bytes of a file.
@@ -78,29 +153,14 @@ fn read(dir: &Path, file: &'static str, max: u64) -> Result<Vec<u8>, CheckpointE
     }
 }
 
-/// What a charter would refuse, before anything is allocated by these sizes.
-fn check_sizes(model: &Model) -> Result<(), CheckpointError> {
-    let refuse = |reason: String| Err(CheckpointError::Foreign { file: CONFIG, reason });
-    if model.layers > 1024
-        || model.kv_heads == 0
-        || !model.heads.is_multiple_of(model.kv_heads)
-        || !model.head_width.is_multiple_of(2)
-    {
-        return refuse(format!(
-            "{} layers, {} heads, {} key-value heads of width {}: at most 1024 layers, key-value heads must divide \
-             heads, and their width must be even",
-            model.layers, model.heads, model.kv_heads, model.head_width
-        ));
-    }
-    match layout::parameters(model) {
-        Some(count) if count <= PARAMETERS_MAX => Ok(()),
-        _ => refuse(format!("the model has more than {PARAMETERS_MAX} parameters")),
-    }
-}
-
 fn theta_of(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, CheckpointError> {
     let refuse = |reason: String| CheckpointError::Foreign { file: WEIGHTS, reason };
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(error.to_string()))?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| {
+        refuse(format!(
+            "{error} ({} bytes): it is cut short or damaged, copy it again",
+            bytes.len()
+        ))
+    })?;
     let layout = Layout::of(model);
     let names: Vec<String> = layout.tensors.iter().map(|tensor| tensor_name(&tensor.name)).collect();
     let unknown = |name: &&str| !names.iter().any(|known| known == *name) && !is_surplus(name, model.tied);

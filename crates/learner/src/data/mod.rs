@@ -2,6 +2,7 @@
 //!
 //! Read in this order: [`ingest()`] → [`Tokenizer`] → [`build`] → [`Dataset`].
 
+mod bpe;
 mod corpus;
 mod dataset;
 mod decode;
@@ -9,11 +10,14 @@ mod gather;
 mod hex;
 mod ingest;
 mod json;
+mod learn;
 mod manifest;
 mod overlap;
 mod parquet;
+mod pieces;
 mod secret;
 mod shards;
+mod text_stream;
 mod tokenizer;
 mod unpack;
 mod walk;
@@ -25,4 +29,5 @@ pub use manifest::{DataError, MANIFEST_BYTES_MAX, Manifest, Shard, SourceEntry};
 pub use overlap::Overlap;
 pub use secret::{secret_by_name, secret_in_text};
 pub use shards::{Built, SHARD_BYTES_MAX, build};
-pub use tokenizer::{END_OF_TEXT, TOKENIZER_BYTES_MAX, Tokenizer, TokenizerError};
+pub use text_stream::TextStream;
+pub use tokenizer::{END_OF_TEXT, TOKENIZER_BYTES_MAX, Tokenizer, TokenizerError, TrainProgress};

@@ -115,7 +115,8 @@ fn name(field: &str, text: &str) -> Result<(), CharterError> {
 }
 
 impl Model {
-    fn validate(&self) -> Result<(), CharterError> {
+    /// Refuses the first size that cannot be, with its place and what is allowed.
+    pub fn validate(&self) -> Result<(), CharterError> {
         within("model.vocab", self.vocab.into(), 2, 1 << 20)?;
         within("model.width", self.width.into(), 2, 1 << 16)?;
         within("model.layers", self.layers.into(), 1, 1024)?;
