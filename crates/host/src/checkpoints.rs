@@ -1,6 +1,6 @@
 //! Using a checkpoint: find it, generate from it, evaluate it.
 
-use crate::audit::node_folders;
+use crate::{audit::node_folders, contents::is_checkpoint_name};
 use anyhow::{Context as _, bail};
 use atoll_learner::{
     BurnLearner, DeviceChoice, EvalReport, GenerateOptions, Learner as _, checkpoint,
@@ -12,7 +12,7 @@ use atoll_protocol::{
     charter::{InnerOptimizer, Matrices},
 };
 use std::{
-    fs,
+    fs, io,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -45,15 +45,19 @@ pub fn find(path: &Path) -> anyhow::Result<PathBuf> {
     if path.join("config.json").is_file() {
         return Ok(path.to_path_buf());
     }
-    let folders = node_folders(path);
-    let found = folders
-        .iter()
-        .flat_map(|folder| fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten());
-    let complete = found
-        .map(|entry| entry.path())
-        .filter(|path| path.join("config.json").is_file());
+    let mut complete = Vec::new();
+    for folder in node_folders(path)? {
+        let checkpoints = folder.checkpoints();
+        let entries = match fs::read_dir(&checkpoints) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // not one yet
+            entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+        };
+        let entries = entries.with_context(|| format!("cannot read {}", checkpoints.display()))?;
+        let ours = entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(is_checkpoint_name));
+        complete.extend(ours.map(|entry| entry.path()).filter(|path| path.join("config.json").is_file()));
+    }
     // the names end in the round's number, so the greatest name is the newest checkpoint
-    let newest = complete.max_by_key(|path| path.file_name().map(|name| name.to_os_string()));
+    let newest = complete.into_iter().max_by_key(|path| path.file_name().map(|name| name.to_os_string()));
     newest.with_context(|| {
         format!(
             "{} holds no checkpoint yet; one is written when a run is done, see `atoll status`",

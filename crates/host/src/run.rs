@@ -2,12 +2,13 @@
 
 use crate::{
     blobs::{Blobs, Keep, Size},
+    contents::{self, shown},
     effects::{Progress, World},
     folder::{Folder, FolderError},
     identity,
     merging::state_of,
     network::{Addresses, Network, Settings, bind},
-    private::Private,
+    owner,
     record::Record,
     report, seal, status,
     trainer::{Order, Parts, Report, Trainer},
@@ -29,6 +30,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
+    ops::ControlFlow,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -108,11 +110,13 @@ pub async fn run(
     }
     // whatever can be refused is refused before anything is touched
     let settings = Settings::with(&folder.settings(), &addresses, &charter)?;
-    Private::read(&folder.trainer(), charter.genesis())?;
+    owner::check(&folder, &charter, keypair.peer())?;
     let endpoint = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
     let past = replay(&record, &charter)?;
     seal::remove(&folder)?;
+    owner::claim(&folder, &charter, keypair.peer())?;
+    contents::sweep(&folder)?;
     settings.write(&folder.settings())?;
     let blobs = Blobs::open(&folder).await?;
     let (network, transport) = Network::start(endpoint, keypair.peer(), &charter, &blobs)?;
@@ -139,7 +143,10 @@ pub async fn run(
         progress: Progress::default(),
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
-    Ok(seal::write(&folder)?)
+    for (path, why) in seal::write(&folder, &mut |_, _| ControlFlow::Continue(()))?.left_out {
+        tracing::warn!("the seal leaves out {}, which {why}", shown(&path));
+    }
+    Ok(())
 }
 
 /// Events go to the log file and to whoever runs the node.

@@ -1,12 +1,19 @@
 //! Where a run stands, from a node's folder: read from the ledger, or, while the node runs and holds it,
 //! from the last word that the node wrote.
 
-use crate::{charter_file, folder::Folder, record, report};
+use crate::{
+    charter_file,
+    folder::{Folder, read_limited},
+    record, report,
+};
 use anyhow::{Context as _, bail};
 use atoll_ledger::{Event, RoundRecord, Scored, Standing, State, Window};
 use atoll_protocol::{Charter, MicroNats, Millis, Round};
 use serde_json::{Value, json};
-use std::{fs, sync::Arc};
+use std::sync::Arc;
+
+/// A status file of a hundred members has some 50 kB.
+const STATUS_BYTES_MAX: u64 = 16 << 20;
 
 /// Ended rounds and recorded checkpoints, from the ledger on disk.
 pub struct History {
@@ -26,7 +33,7 @@ pub struct History {
 
 /// Reads the ledger in `folder` without changing it. Its node must not be running.
 pub fn history(folder: &Folder) -> anyhow::Result<History> {
-    folder.expect_node()?;
+    folder.expect_readable()?;
     let charter = Arc::new(charter_file::read(&folder.charter())?);
     let mut state = State::genesis(charter.clone());
     let (mut rounds, mut checkpoints, mut scores, mut blocks) = (Vec::new(), Vec::new(), Vec::new(), (0, 0));
@@ -149,17 +156,9 @@ fn pace(charter: &Charter, state: &State) -> Value {
 
 /// The status of the node in `folder`.
 pub fn status(folder: &Folder) -> anyhow::Result<Value> {
-    folder.expect_node()?;
-    let running = match folder.lock() {
-        Ok(_lock) => false,
-        Err(crate::folder::FolderError::InUse(_)) => true,
-        Err(error) => return Err(error.into()),
-    };
-    if running {
-        let text = fs::read_to_string(folder.status()).context("the node has just started; ask again in a second")?;
-        let mut value: Value = serde_json::from_str(&text).context("the node's status file is damaged")?;
-        value["running"] = json!(true);
-        return Ok(value);
+    folder.expect_readable()?;
+    if folder.in_use() {
+        return while_running(folder);
     }
     if !folder.ledger().is_file() {
         bail!(
@@ -167,7 +166,11 @@ pub fn status(folder: &Folder) -> anyhow::Result<Value> {
             folder.path().display()
         );
     }
-    let history = history(folder)?;
+    let history = match history(folder) {
+        // its lock could not be seen, or it was started just now
+        Err(error) if is_in_use(&error) => return while_running(folder),
+        history => history?,
+    };
     let mut value = describe(&history.charter, &history.state);
     value["running"] = json!(false);
     let rounds = history.rounds.iter().rev().take(10).rev();
@@ -175,4 +178,20 @@ pub fn status(folder: &Folder) -> anyhow::Result<Value> {
         .map(|record| report::round_record(&history.charter, record))
         .collect();
     Ok(value)
+}
+
+/// What the running node last wrote.
+fn while_running(folder: &Folder) -> anyhow::Result<Value> {
+    let bytes = read_limited(&folder.status(), STATUS_BYTES_MAX);
+    let bytes = bytes.context("the node has just started; ask again in a second")?;
+    let mut value: Value = serde_json::from_slice(&bytes).context("the node's status file is damaged")?;
+    value["running"] = json!(true);
+    Ok(value)
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(record::RecordError::Storage { cause, .. }) if matches!(**cause, redb::Error::DatabaseAlreadyOpen)
+    )
 }

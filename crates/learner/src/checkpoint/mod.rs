@@ -8,4 +8,5 @@ mod hugging_face;
 mod import;
 
 pub use export::{CheckpointError, export, files};
+pub use hugging_face::FILES;
 pub use import::{Imported, import};
