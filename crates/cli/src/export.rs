@@ -62,7 +62,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match arguments.json {
         true => {
             let nodes: Vec<_> = exported.iter().map(Exported::to_json).collect();
-            say!("{}", json!({ "out": arguments.out.display().to_string(), "nodes": nodes }));
+            say!(
+                "{}",
+                json!({ "out": arguments.out.display().to_string(), "nodes": nodes })
+            );
         }
         false => print(arguments, &exported),
     }

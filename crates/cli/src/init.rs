@@ -127,7 +127,10 @@ fn joined(folder: &Folder, charter: &Charter, keypair: &Keypair, json: bool) {
 fn meant(folder: &Folder, charter: &Charter) -> String {
     let absolute = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_path_buf());
     // only a hint: what cannot be read beside it is not meant
-    let beside = absolute.parent().and_then(|parent| node_folders(parent).ok()).unwrap_or_default();
+    let beside = absolute
+        .parent()
+        .and_then(|parent| node_folders(parent).ok())
+        .unwrap_or_default();
     let members = beside.iter().filter_map(|node| {
         let key = identity::read_whoever_may(&node.key()).ok()?.peer();
         let is_member = charter.keys().any(|member| member == key);
@@ -136,6 +139,9 @@ fn meant(folder: &Folder, charter: &Charter) -> String {
     let members: Vec<String> = members.collect();
     match members.is_empty() {
         true => "give the folder with the key that you gave to the founder".into(),
-        false => format!("the folder with the key that you gave to the founder is meant: {}", members.join(", ")),
+        false => format!(
+            "the folder with the key that you gave to the founder is meant: {}",
+            members.join(", ")
+        ),
     }
 }

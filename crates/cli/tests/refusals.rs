@@ -160,7 +160,8 @@ fn a_folder_that_another_process_has() {
 
 /// The sentence that says whose state and whose key do not fit.
 fn not_theirs(said: &str, part: &str) {
-    let fits = said.contains(part) && said.contains("is of node-1 (key ") && said.contains("this folder is of node-2 (key ");
+    let fits =
+        said.contains(part) && said.contains("is of node-1 (key ") && said.contains("this folder is of node-2 (key ");
     assert!(fits && said.contains("nothing was changed"), "{said}");
 }
 
@@ -171,7 +172,10 @@ fn anothers_folder_with_ones_own_key() {
     not_theirs(&node_refuses(&folder, "put back what belongs together"), "trainer.bin");
     // error feedback can be done without, votes cannot
     fs::remove_file(folder.join("trainer.bin")).unwrap();
-    not_theirs(&node_refuses(&folder, "put back what belongs together"), "consensus/owner");
+    not_theirs(
+        &node_refuses(&folder, "put back what belongs together"),
+        "consensus/owner",
+    );
     fs::remove_file(folder.join("consensus/owner")).unwrap();
     node_refuses(&folder, "does not say whose it is");
     let said = support::atoll(&["audit", &text(&folder)]);
@@ -191,10 +195,15 @@ fn ones_own_folder_with_anothers_votes() {
 #[test]
 fn a_file_that_consensus_would_stop_at() {
     let folder = node_copy("finder");
-    let partition = fs::read_dir(folder.join("consensus")).unwrap().map(|entry| entry.unwrap().path());
+    let partition = fs::read_dir(folder.join("consensus"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let partition = partition.filter(|path| path.is_dir()).min().unwrap();
     fs::write(partition.join(".DS_Store"), b"").unwrap();
-    node_refuses(&folder, ".DS_Store is a file that is not the node's, and consensus stops at it: move it away");
+    node_refuses(
+        &folder,
+        ".DS_Store is a file that is not the node's, and consensus stops at it: move it away",
+    );
 }
 
 /// A run of one that somebody else founded, and its charter.
@@ -216,8 +225,14 @@ fn init_with_a_charter_makes_no_identity_that_it_cannot_name() {
         let output = support::atoll(&["init", &text(&beside.join(name)), "--charter", &charter, "--json"]);
         let said = support::stderr(&output);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
-        assert!(said.contains("a new one cannot be a member") && said.contains("nothing was made"), "{said}");
-        assert!(said.contains(&format!("{} (ada)", text(&beside.join("my-node")))), "the one that is meant: {said}");
+        assert!(
+            said.contains("a new one cannot be a member") && said.contains("nothing was made"),
+            "{said}"
+        );
+        assert!(
+            said.contains(&format!("{} (ada)", text(&beside.join("my-node")))),
+            "the one that is meant: {said}"
+        );
         assert_eq!(tree(&beside), before);
         assert!(!beside.join("my-nod").exists());
     }
@@ -226,12 +241,18 @@ fn init_with_a_charter_makes_no_identity_that_it_cannot_name() {
         support::well(&["init", &text(&place)]);
         let before = tree(&place);
         let said = refused(&["init", &text(&place), "--charter", &charter]);
-        assert!(said.contains("does not name as a member") && said.contains("nothing was changed"), "{said}");
+        assert!(
+            said.contains("does not name as a member") && said.contains("nothing was changed"),
+            "{said}"
+        );
         assert_eq!(tree(&place), before);
     }
     let place = text(&beside.join("my-node/"));
     let joined = support::last_json(&support::well(&["init", &place, "--charter", &charter, "--json"]));
-    assert_eq!((joined["name"].as_str(), joined["run"].as_str()), (Some("ada"), Some("run")));
+    assert_eq!(
+        (joined["name"].as_str(), joined["run"].as_str()),
+        (Some("ada"), Some("run"))
+    );
     assert!(beside.join("my-node/charter.toml").is_file());
     support::well(&["init", &place, "--charter", &charter]); // again is no mistake
 }
@@ -263,12 +284,19 @@ fn a_sample_is_written_over_nothing_but_a_sample() {
     let arguments = ["calibrate", &text(&folder), "--steps", "1", "--write", &text(&file)];
     fs::write(&file, b"years of work").unwrap();
     let said = refused(&arguments);
-    assert!(said.contains("is no sample of this charter") && said.contains("nothing was changed"), "{said}");
+    assert!(
+        said.contains("is no sample of this charter") && said.contains("nothing was changed"),
+        "{said}"
+    );
     assert_eq!(fs::read(&file).unwrap(), b"years of work");
     fs::remove_file(&file).unwrap();
     support::well(&arguments);
     support::well(&arguments);
-    assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(
+        fs::read_dir(file.parent().unwrap()).unwrap().count(),
+        1,
+        "nothing is left beside it"
+    );
 }
 
 #[test]

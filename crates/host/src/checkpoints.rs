@@ -53,11 +53,18 @@ pub fn find(path: &Path) -> anyhow::Result<PathBuf> {
             entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
         };
         let entries = entries.with_context(|| format!("cannot read {}", checkpoints.display()))?;
-        let ours = entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(is_checkpoint_name));
-        complete.extend(ours.map(|entry| entry.path()).filter(|path| path.join("config.json").is_file()));
+        let ours = entries
+            .iter()
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_checkpoint_name));
+        complete.extend(
+            ours.map(|entry| entry.path())
+                .filter(|path| path.join("config.json").is_file()),
+        );
     }
     // the names end in the round's number, so the greatest name is the newest checkpoint
-    let newest = complete.into_iter().max_by_key(|path| path.file_name().map(|name| name.to_os_string()));
+    let newest = complete
+        .into_iter()
+        .max_by_key(|path| path.file_name().map(|name| name.to_os_string()));
     newest.with_context(|| {
         format!(
             "{} holds no checkpoint yet; one is written when a run is done, see `atoll status`",

@@ -27,7 +27,19 @@ const FOLDERS: [&str; 3] = ["blobs", "checkpoints", "consensus"];
 const BLOB_PARTS: [&str; 4] = ["data", "obao4", "sizes4", "bitfield"];
 /// What programs that open a checkpoint look for beside its files, by the ends of names.
 const READ_WITH_CHECKPOINTS: [&str; 13] = [
-    "safetensors", "json", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "pkl", "npz", "py", "jinja", "model",
+    "safetensors",
+    "json",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "h5",
+    "msgpack",
+    "pkl",
+    "npz",
+    "py",
+    "jinja",
+    "model",
 ];
 const VOCABULARIES: [&str; 2] = ["vocab.txt", "merges.txt"];
 
@@ -188,7 +200,9 @@ pub(crate) fn is_read_with_checkpoints(name: &str) -> bool {
 /// The names at the top of `folder` that a node would use and that are taken already.
 pub fn taken(folder: &Path) -> Vec<&'static str> {
     let names = FILES.iter().chain(&FOLDERS).chain([&LOCK]).copied();
-    names.filter(|name| folder.join(name).symlink_metadata().is_ok()).collect()
+    names
+        .filter(|name| folder.join(name).symlink_metadata().is_ok())
+        .collect()
 }
 
 /// Whether a node or an export that was killed left this behind: the name, and everything in it, is ours.
@@ -211,7 +225,10 @@ fn holds_only_a_checkpoints_files(folder: &Path) -> bool {
     let is_ours = |entry: io::Result<fs::DirEntry>| {
         let entry = entry.ok()?;
         let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
-        let known = entry.file_name().to_str().is_some_and(|name| checkpoint::FILES.contains(&name));
+        let known = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| checkpoint::FILES.contains(&name));
         (plain && known).then_some(())
     };
     fs::read_dir(folder).is_ok_and(|entries| entries.map(is_ours).all(|ours| ours.is_some()))
@@ -327,10 +344,24 @@ mod tests {
 
     #[test]
     fn what_is_read_with_a_checkpoint() {
-        for name in ["adapter_model.safetensors", "modeling_x.py", "chat_template.jinja", "A.BIN", "vocab.txt"] {
+        for name in [
+            "adapter_model.safetensors",
+            "modeling_x.py",
+            "chat_template.jinja",
+            "A.BIN",
+            "vocab.txt",
+        ] {
             assert!(is_read_with_checkpoints(name), "{name}");
         }
-        for name in ["README.md", "model.gguf", ".DS_Store", "._model.safetensors", "Thumbs.db", "desktop.ini", "a.txt"] {
+        for name in [
+            "README.md",
+            "model.gguf",
+            ".DS_Store",
+            "._model.safetensors",
+            "Thumbs.db",
+            "desktop.ini",
+            "a.txt",
+        ] {
             assert!(!is_read_with_checkpoints(name), "{name}");
         }
     }
@@ -339,10 +370,21 @@ mod tests {
     fn only_what_is_certainly_ours_is_swept() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |name: &str| temporary.path().join(name);
-        let ours = [".charter.toml.partial-42-0", ".trainer.bin.partial-42-17", "consensus/.owner.partial-1-0"];
-        let theirs = [".notes.partial-42-0", "charter.toml.new", ".key.partial-x", ".trainer.bin.partial-", "status.new"];
+        let ours = [
+            ".charter.toml.partial-42-0",
+            ".trainer.bin.partial-42-17",
+            "consensus/.owner.partial-1-0",
+        ];
+        let theirs = [
+            ".notes.partial-42-0",
+            "charter.toml.new",
+            ".key.partial-x",
+            ".trainer.bin.partial-",
+            "status.new",
+        ];
         fs::create_dir(at("consensus")).unwrap();
-        let half = [".round-000009.partial-4242", ".round-000008.partial-4242-1"].map(|name| at("checkpoints").join(name));
+        let half =
+            [".round-000009.partial-4242", ".round-000008.partial-4242-1"].map(|name| at("checkpoints").join(name));
         half.iter().for_each(|path| fs::create_dir_all(path).unwrap());
         fs::write(half[0].join(checkpoint::FILES[0]), b"{}").unwrap();
         fs::write(half[1].join("thesis.txt"), b"years of work").unwrap();

@@ -7,7 +7,7 @@
 use crate::{
     audit::node_folders,
     charter_file,
-    contents::{self, Contents, Kind, scan, shown},
+    contents::{Contents, Kind, scan, shown},
     folder::{Folder, FolderError, beside, make, open_file},
     identity,
     merging::plan_of,
@@ -30,7 +30,14 @@ use thiserror::Error;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// What stays with its owner: secrets, votes, addresses, and what is for its owner to read.
-const KEPT_BACK: [&str; 6] = ["key", "trainer.bin", "consensus", "node.toml", "events.jsonl", "status.json"];
+const KEPT_BACK: [&str; 6] = [
+    "key",
+    "trainer.bin",
+    "consensus",
+    "node.toml",
+    "events.jsonl",
+    "status.json",
+];
 
 /// Hears what is being done, and how many bytes of it are done, of how many; whoever breaks ends the work.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64) -> ControlFlow<()>;
@@ -82,7 +89,10 @@ impl Exported {
 pub fn export(dir: &Path, out: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<Exported>> {
     let nodes = node_folders(dir)?;
     if nodes.is_empty() {
-        bail!("{} holds no node's folder; name the folder of a node, or one with nodes' folders in it", shown(dir));
+        bail!(
+            "{} holds no node's folder; name the folder of a node, or one with nodes' folders in it",
+            shown(dir)
+        );
     }
     may_write(dir, out)?;
     let mut held = Vec::new();
@@ -107,7 +117,10 @@ pub fn export(dir: &Path, out: &Path, progress: Progress<'_>) -> anyhow::Result<
 /// Nothing may be there, and what is written may not become part of what is read.
 fn may_write(dir: &Path, out: &Path) -> anyhow::Result<()> {
     if out.file_name().is_none() {
-        bail!("{} names no folder that could be made; give one that does not exist yet", shown(out));
+        bail!(
+            "{} names no folder that could be made; give one that does not exist yet",
+            shown(out)
+        );
     }
     free(out)?;
     let parent = match out.parent() {
@@ -116,7 +129,11 @@ fn may_write(dir: &Path, out: &Path) -> anyhow::Result<()> {
     };
     let real = |path: &Path| fs::canonicalize(path).map_err(FolderError::io("find", path));
     if real(parent)?.starts_with(real(dir)?) {
-        bail!("{} is inside of {}, and would become part of it; choose another place", shown(out), shown(dir));
+        bail!(
+            "{} is inside of {}, and would become part of it; choose another place",
+            shown(out),
+            shown(dir)
+        );
     }
     Ok(())
 }
@@ -200,7 +217,9 @@ fn named_blobs(folder: &Folder, history: &History) -> BTreeSet<Hash> {
         named.extend(manifest.shards().map(|shard| shard.blake3));
     }
     for record in &history.rounds {
-        let Outcome::Closed(roots) = record.outcome else { continue };
+        let Outcome::Closed(roots) = record.outcome else {
+            continue;
+        };
         named.insert(roots.theta);
         named.extend(roots.momentum);
         named.insert(record.matrix);
@@ -232,16 +251,17 @@ fn kept_back(folder: &Folder, contents: &Contents, named: &BTreeSet<Hash>) -> Ve
     let there = |name: &&&str| folder.path().join(name).symlink_metadata().is_ok();
     let mut kept: Vec<String> = KEPT_BACK.iter().filter(there).map(ToString::to_string).collect();
     let is_other = |name: &str| {
-        let hash = name.strip_prefix("blobs/data/").and_then(|name| name.strip_suffix(".data"));
+        let hash = name
+            .strip_prefix("blobs/data/")
+            .and_then(|name| name.strip_suffix(".data"));
         hash.is_some_and(|hash| hash.parse().is_ok_and(|hash| !named.contains(&hash)))
     };
     let blobs = contents.files.iter().filter(|entry| is_other(&entry.name)).count();
     if blobs > 0 {
         kept.push(format!("{blobs} blobs that no audit needs"));
     }
-    let foreign: Vec<&contents::Entry> = contents.foreign.iter().collect();
-    if !foreign.is_empty() {
-        kept.push(format!("{} things that are not the node's", foreign.len()));
+    if !contents.foreign.is_empty() {
+        kept.push(format!("{} things that are not the node's", contents.foreign.len()));
     }
     kept
 }
@@ -250,7 +270,9 @@ fn written(folder: &Folder) -> Result<(u64, u64), FolderError> {
     let contents = scan(folder.path()).map_err(FolderError::io("read", folder.path()))?;
     let mut bytes = 0;
     for entry in &contents.files {
-        bytes += fs::metadata(&entry.path).map_err(FolderError::io("read", &entry.path))?.len();
+        bytes += fs::metadata(&entry.path)
+            .map_err(FolderError::io("read", &entry.path))?
+            .len();
     }
     Ok((contents.files.len() as u64, bytes))
 }
@@ -271,9 +293,9 @@ impl Work<'_> {
             Ok(false) => "is not whole".to_string(),
             Err(error) if error.is::<Interrupted>() => return Err(error),
             Err(error) => match error.downcast::<FolderError>()? {
-                FolderError::Io { what: "read", cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-                    "is not here".to_string()
-                }
+                FolderError::Io {
+                    what: "read", cause, ..
+                } if cause.kind() == io::ErrorKind::NotFound => "is not here".to_string(),
                 error @ (FolderError::Io { what: "read", .. } | FolderError::NotAFile { .. }) => error.to_string(),
                 error => return Err(error.into()),
             },
@@ -289,7 +311,8 @@ impl Work<'_> {
             Err(_) => return Ok(()), // not every round has one
             Ok(Kind::Folder) => {}
             Ok(kind) => {
-                self.lacks.push(format!("{} is {kind}, which is not followed", shown(from)));
+                self.lacks
+                    .push(format!("{} is {kind}, which is not followed", shown(from)));
                 return Ok(());
             }
         }
@@ -307,12 +330,22 @@ impl Work<'_> {
 
     /// Whether the file was copied: what does not have the hash that it must have is not.
     fn copy(&mut self, from: &Path, to: &Path, hash: Option<&Hash>) -> anyhow::Result<bool> {
-        let mut source = open_file(from)?;
-        let mut target = File::create_new(to).map_err(FolderError::io("write", to))?;
+        let source = open_file(from)?;
+        let target = File::create_new(to).map_err(FolderError::io("write", to))?;
+        let copied = self.pour((source, from), (target, to));
+        let whole = copied.as_ref().is_ok_and(|found| hash.is_none_or(|hash| hash == found));
+        if !whole {
+            fs::remove_file(to).map_err(FolderError::io("remove", to))?; // made just now
+        }
+        copied.map(|_| whole)
+    }
+
+    /// Copies to the end; gives the hash of everything.
+    fn pour(&mut self, (mut source, from): (File, &Path), (mut target, to): (File, &Path)) -> anyhow::Result<Hash> {
         let (mut hasher, mut chunk) = (blake3::Hasher::new(), vec![0; CHUNK_BYTES]);
         loop {
             let read = match source.read(&mut chunk) {
-                Ok(0) => break,
+                Ok(0) => return Ok(Hash(*hasher.finalize().as_bytes())),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(FolderError::io("read", from)(error).into()),
@@ -324,10 +357,5 @@ impl Work<'_> {
                 bail!(Interrupted);
             }
         }
-        let whole = hash.is_none_or(|hash| hash.0 == *hasher.finalize().as_bytes());
-        if !whole {
-            fs::remove_file(to).map_err(FolderError::io("remove", to))?;
-        }
-        Ok(whole)
     }
 }

@@ -381,7 +381,13 @@ mod tests {
         fs::remove_file(folder.lock_file()).unwrap();
         fs::create_dir(folder.lock_file()).unwrap();
         assert!(!folder.in_use(), "what is no lock tells of no node");
-        assert!(folder.lock().unwrap_err().to_string().contains("is a folder, not a file"));
+        assert!(
+            folder
+                .lock()
+                .unwrap_err()
+                .to_string()
+                .contains("is a folder, not a file")
+        );
     }
 
     #[test]
@@ -397,11 +403,19 @@ mod tests {
         for path in &beside {
             assert_eq!(fs::read(path).unwrap(), b"theirs", "{}", path.display());
         }
-        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 4, "nothing is left over");
+        assert_eq!(
+            fs::read_dir(temporary.path()).unwrap().count(),
+            4,
+            "nothing is left over"
+        );
         let folder = temporary.path().join("folder");
         fs::create_dir_all(folder.join("full")).unwrap();
         assert!(write_whole(&folder, b"x").is_err());
-        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 5, "nor after a failure");
+        assert_eq!(
+            fs::read_dir(temporary.path()).unwrap().count(),
+            5,
+            "nor after a failure"
+        );
     }
 
     #[test]

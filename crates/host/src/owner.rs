@@ -2,7 +2,7 @@
 //! node says things twice or spoils what it trained, so nothing starts where they do not fit.
 
 use crate::{
-    contents::{Kind, scan, shown},
+    contents::{Entry, Kind, scan, shown},
     folder::{Folder, FolderError, make, read_limited, write_whole},
     private::{Private, PrivateError},
 };
@@ -26,7 +26,7 @@ pub enum OwnerError {
     #[error(transparent)]
     Private(#[from] PrivateError),
     /// The state is of another node.
-    #[error("{} is of {theirs}, the key in this folder is of {ours}: {WAY_OUT}", shown(path))]
+    #[error("{} is of {theirs}, the key in this folder is of {ours}: {}", shown(path), WAY_OUT)]
     OtherNode {
         /// The state.
         path: PathBuf,
@@ -36,7 +36,10 @@ pub enum OwnerError {
         ours: String,
     },
     /// The state is of another run.
-    #[error("{} is of another run (genesis {}) than charter.toml (genesis {}): {WAY_OUT}", shown(path), theirs.short(), ours.short())]
+    #[error(
+        "{} is of another run (genesis {}) than charter.toml (genesis {}): {}",
+        shown(path), theirs.short(), ours.short(), WAY_OUT
+    )]
     OtherRun {
         /// The state.
         path: PathBuf,
@@ -57,13 +60,15 @@ pub enum OwnerError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The consensus engine stops at files that it does not know.
-    #[error("{} is {kind} that is not the node's, and consensus stops at it: move it away", shown(path))]
+    /// Something stands where the node, or the consensus engine, would take it for its own.
+    #[error("{} is {kind} {why}: move it away", shown(path))]
     InTheWay {
         /// What is in the way.
         path: PathBuf,
         /// What it is.
         kind: Kind,
+        /// In whose way.
+        why: &'static str,
     },
 }
 
@@ -155,16 +160,23 @@ fn fits(path: &Path, (genesis, peer): (Hash, PeerId), (charter, me): (&Charter, 
     }
 }
 
-/// The engine takes every file in its folders for its own, and stops where it is not.
+/// A node that opens a pipe waits for ever, and the engine stops at any file in its folders that is not its own.
 fn in_the_way(folder: &Folder) -> Result<(), OwnerError> {
     let contents = scan(folder.path()).map_err(FolderError::io("read", folder.path()))?;
-    let strange = contents.foreign.into_iter().chain(contents.odd);
-    let mut strange = strange.filter(|entry| is_in_engines_way(&entry.name));
-    match strange.next() {
-        Some(entry) => Err(OwnerError::InTheWay {
-            path: entry.path,
-            kind: entry.kind,
-        }),
+    // a link may lead to a file or folder elsewhere, such as on a larger disk
+    let leads = |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_file() || found.is_dir());
+    let odd = contents
+        .odd
+        .into_iter()
+        .filter(|entry| entry.kind != Kind::Link || !leads(&entry.path));
+    let odd = odd.map(|entry| (entry, "where the node has a file or folder of its own"));
+    let strange = contents
+        .foreign
+        .into_iter()
+        .filter(|entry| is_in_engines_way(&entry.name));
+    let strange = strange.map(|entry| (entry, "that is not the node's, and consensus stops at it"));
+    match odd.chain(strange).next() {
+        Some((Entry { path, kind, .. }, why)) => Err(OwnerError::InTheWay { path, kind, why }),
         None => Ok(()),
     }
 }
@@ -202,8 +214,14 @@ mod tests {
         check(&folder, &charter, ME).unwrap();
         claim(&folder, &charter, ME).unwrap();
         let said = refused(&folder, &charter, OTHER);
-        assert!(said.contains("consensus/owner is of m0 (key 01010101), the key in this folder is of m1 (key 02020202)"), "{said}");
-        let other = Charter { seed: 9, ..charter.clone() };
+        assert!(
+            said.contains("consensus/owner is of m0 (key 01010101), the key in this folder is of m1 (key 02020202)"),
+            "{said}"
+        );
+        let other = Charter {
+            seed: 9,
+            ..charter.clone()
+        };
         assert!(refused(&folder, &other, ME).contains("consensus/owner is of another run"));
         let good = fs::read(file(&folder)).unwrap();
         for place in 0..good.len() {
@@ -217,7 +235,9 @@ mod tests {
     #[test]
     fn error_feedback_is_its_owners_alone() {
         let (_temporary, folder, charter) = folder();
-        Private::new((charter.genesis(), OTHER), vec![], vec![]).write(&folder.trainer()).unwrap();
+        Private::new((charter.genesis(), OTHER), vec![], vec![])
+            .write(&folder.trainer())
+            .unwrap();
         let said = refused(&folder, &charter, ME);
         assert!(said.contains("trainer.bin is of m1 (key 02020202)"), "{said}");
         check(&folder, &charter, OTHER).unwrap();
@@ -238,6 +258,36 @@ mod tests {
         check(&folder, &charter, ME).unwrap();
         fs::write(&finder, b"").unwrap();
         let said = refused(&folder, &charter, ME);
-        assert!(said.contains(".DS_Store is a file that is not the node's, and consensus stops at it: move it away"), "{said}");
+        fs::remove_file(&finder).unwrap();
+        assert!(
+            said.contains(".DS_Store is a file that is not the node's, and consensus stops at it: move it away"),
+            "{said}"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_a_node_would_wait_for_is_refused_and_a_link_is_followed() {
+        let (temporary, folder, charter) = folder();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let link = |to: &Path| std::os::unix::fs::symlink(to, folder.blobs()).unwrap();
+        link(elsewhere.path());
+        check(&folder, &charter, ME).unwrap();
+        fs::remove_file(folder.blobs()).unwrap();
+        link(&temporary.path().join("nowhere"));
+        assert!(refused(&folder, &charter, ME).contains("blobs is a symbolic link where the node has"));
+        fs::remove_file(folder.blobs()).unwrap();
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(folder.log())
+                .status()
+                .unwrap()
+                .success()
+        );
+        let said = refused(&folder, &charter, ME);
+        assert!(
+            said.contains("events.jsonl is a pipe where the node has a file or folder of its own: move it away"),
+            "{said}"
+        );
     }
 }

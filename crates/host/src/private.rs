@@ -127,7 +127,10 @@ mod tests {
         let private = Private::new(OURS, vec![1, 2, 3], vec![4; 100]);
         private.write(&path).unwrap();
         assert_eq!(Private::read(&path, OURS).unwrap(), Some(private));
-        let others = [((Hash([1; 32]), OURS.1), "another run"), ((OURS.0, PeerId([8; 32])), "another node")];
+        let others = [
+            ((Hash([1; 32]), OURS.1), "another run"),
+            ((OURS.0, PeerId([8; 32])), "another node"),
+        ];
         for (other, what) in others {
             let refused = Private::read(&path, other).unwrap_err().to_string();
             assert!(refused.contains(what), "{refused}");

@@ -136,7 +136,10 @@ fn write_as(
     let contents = scan(folder.path()).map_err(FolderError::io("read", folder.path()))?;
     let mut left_out = not_covered(&contents);
     let Some(hashed) = hash_all(&contents.files, progress) else {
-        return Ok(Written { sealed: false, left_out });
+        return Ok(Written {
+            sealed: false,
+            left_out,
+        });
     };
     let mut files = Vec::new();
     for (entry, hashed) in contents.files.iter().zip(hashed) {
@@ -173,7 +176,10 @@ fn is_left_out(error: &FolderError) -> bool {
 }
 
 fn not_covered(contents: &Contents) -> Vec<(PathBuf, String)> {
-    let special = contents.foreign.iter().filter(|entry| !matches!(entry.kind, Kind::File | Kind::Folder));
+    let special = contents
+        .foreign
+        .iter()
+        .filter(|entry| !matches!(entry.kind, Kind::File | Kind::Folder));
     let odd = contents.odd.iter().chain(special);
     let odd = odd.map(|entry| (entry.path.clone(), format!("is {}", entry.kind)));
     let unreadable = contents.unreadable.iter();
@@ -273,8 +279,16 @@ impl Seal {
     /// What is different from `contents`, which is now in the folder at `root`.
     pub fn differences(&self, root: &Path, contents: &Contents) -> Vec<Difference> {
         let sealed: BTreeMap<&str, &Sealed> = self.files.iter().map(|file| (file.path.as_str(), file)).collect();
-        let now: BTreeMap<&str, &Entry> = contents.files.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-        let odd: BTreeMap<&str, Kind> = contents.odd.iter().map(|entry| (entry.name.as_str(), entry.kind)).collect();
+        let now: BTreeMap<&str, &Entry> = contents
+            .files
+            .iter()
+            .map(|entry| (entry.name.as_str(), entry))
+            .collect();
+        let odd: BTreeMap<&str, Kind> = contents
+            .odd
+            .iter()
+            .map(|entry| (entry.name.as_str(), entry.kind))
+            .collect();
         let mut all = Vec::new();
         let mut differ = |name: &str, what: String, allowed: bool| {
             all.push(Difference {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use atoll_ledger::{Event, RoundRecord, Scored, Standing, State, Window};
 use atoll_protocol::{Charter, MicroNats, Millis, Round};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{io::ErrorKind, sync::Arc};
 
 /// A status file of a hundred members has some 50 kB.
 const STATUS_BYTES_MAX: u64 = 16 << 20;
@@ -160,7 +160,7 @@ pub fn status(folder: &Folder) -> anyhow::Result<Value> {
     if folder.in_use() {
         return while_running(folder);
     }
-    if !folder.ledger().is_file() {
+    if matches!(folder.ledger().metadata(), Err(error) if error.kind() == ErrorKind::NotFound) {
         bail!(
             "{} has no ledger yet; `atoll node` starts the node",
             folder.path().display()

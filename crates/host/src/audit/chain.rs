@@ -38,7 +38,11 @@ pub(super) fn check(
     let path = folder.ledger();
     if let Err(error) = open_file(&path) {
         let missing = matches!(&error, FolderError::Io { cause, .. } if cause.kind() == ErrorKind::NotFound);
-        let what = if missing { "is missing".into() } else { error.to_string() };
+        let what = if missing {
+            "is missing".into()
+        } else {
+            error.to_string()
+        };
         report.problem(path.display(), what);
         return None;
     }

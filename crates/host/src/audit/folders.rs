@@ -43,7 +43,9 @@ pub(super) fn look(path: &Path) -> Result<Found, FolderError> {
         return Ok(found);
     }
     let read = FolderError::io("read", path);
-    let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(read)?;
+    let entries = fs::read_dir(path)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(read)?;
     let mut below: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
     below.sort();
     for path in below {
@@ -53,7 +55,9 @@ pub(super) fn look(path: &Path) -> Result<Found, FolderError> {
             // what a file system or a desktop keeps for itself is no node's
             Err(error) if name != "lost+found" && !name.starts_with('.') => found.unreadable.push(error),
             Ok(false) | Err(_) => {
-                let kind = path.symlink_metadata().map_or(Kind::Unknown, |of| Kind::of(of.file_type()));
+                let kind = path
+                    .symlink_metadata()
+                    .map_or(Kind::Unknown, |of| Kind::of(of.file_type()));
                 found.others.push(Entry { name, path, kind });
             }
         }
@@ -104,7 +108,10 @@ mod tests {
         fs::copy(folders[0].key(), folders[2].key()).unwrap();
         fs::set_permissions(folders[2].key(), Permissions::from_mode(0o644)).unwrap();
         let (one, two, twin) = twins(&folders).unwrap();
-        assert_eq!((one.path(), two.path(), twin), (folders[0].path(), folders[2].path(), key));
+        assert_eq!(
+            (one.path(), two.path(), twin),
+            (folders[0].path(), folders[2].path(), key)
+        );
     }
 
     #[test]
@@ -118,7 +125,10 @@ mod tests {
         }
         let names = || -> Vec<String> {
             let found = node_folders(temporary.path()).unwrap();
-            found.iter().map(|node| node.path().file_name().unwrap().to_string_lossy().into_owned()).collect()
+            found
+                .iter()
+                .map(|node| node.path().file_name().unwrap().to_string_lossy().into_owned())
+                .collect()
         };
         assert_eq!(names(), ["node-1", "node-2"]);
         let close = |name: &str, mode| fs::set_permissions(temporary.path().join(name), Permissions::from_mode(mode));

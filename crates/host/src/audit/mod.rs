@@ -117,7 +117,9 @@ fn note_twins(report: &mut Report) {
     let twins = report.folders.iter().enumerate().filter_map(|(index, folder)| {
         let whose = |folder: &FolderReport| Some((folder.genesis?, folder.owner?));
         let mine = whose(folder)?;
-        let twin = report.folders[..index].iter().find(|other| whose(other) == Some(mine))?;
+        let twin = report.folders[..index]
+            .iter()
+            .find(|other| whose(other) == Some(mine))?;
         let (this, that, node) = (shown(&folder.path), shown(&twin.path), &folder.node);
         Some(format!(
             "{this} and {that} are both {node}'s: one is a copy. Never run both: two nodes with one key say different \

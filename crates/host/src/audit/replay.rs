@@ -88,7 +88,9 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
         let what = |lack: &Lack| format!("θ after the last block {lack}; the node fetches it when it starts");
         match blob(folder, &theta) {
             Ok(_) => {}
-            Err(lack) if matches!(lack, Lack::Missing) || is_partial(&folder.blob(&theta)) => report.notes.push(format!("{place}: {}", what(&lack))),
+            Err(lack) if matches!(lack, Lack::Missing) || is_partial(&folder.blob(&theta)) => {
+                report.notes.push(format!("{place}: {}", what(&lack)))
+            }
             Err(lack) => report.problem(place, what(&lack)),
         }
     }
@@ -123,7 +125,10 @@ impl Replay<'_> {
             true => Ok(computed),
             false => blob(self.folder, &model.theta).map_err(|lack| {
                 let place = self.folder.blob(&model.theta);
-                anyhow!("the charter's initial parameters are not its seed's, and {} {lack}", place.display())
+                anyhow!(
+                    "the charter's initial parameters are not its seed's, and {} {lack}",
+                    place.display()
+                )
             }),
         };
         match theta.and_then(|theta| state_of(self.charter, &self.layout, &theta, None)) {
@@ -156,7 +161,9 @@ impl Replay<'_> {
                 let matrix = (record.matrix != Hash::ZERO).then(|| blob(self.folder, &record.matrix));
                 if let Some(Err(lack)) = matrix {
                     let note = "they were computed again and are the ledger's";
-                    report.notes.push(format!("{place}: the file of its inner products {lack}; {note}"));
+                    report
+                        .notes
+                        .push(format!("{place}: the file of its inner products {lack}; {note}"));
                 }
                 if ours != agreed {
                     report.problem(

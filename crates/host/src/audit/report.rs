@@ -132,7 +132,10 @@ impl FolderReport {
 }
 
 fn foreign_json(foreign: &[(String, String)]) -> Vec<Value> {
-    foreign.iter().map(|(path, kind)| json!({ "path": path, "kind": kind })).collect()
+    foreign
+        .iter()
+        .map(|(path, kind)| json!({ "path": path, "kind": kind }))
+        .collect()
 }
 
 /// A note for each up to ten, then how many more there are.
@@ -202,4 +205,3 @@ impl Report {
         })
     }
 }
-

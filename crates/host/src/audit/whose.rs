@@ -60,7 +60,9 @@ fn by_key(folder: &Folder, report: &mut FolderReport) -> Option<PeerId> {
     let key = match identity::read_whoever_may(&path) {
         Ok(keypair) => Some(keypair.peer()),
         Err(IdentityError::Folder(FolderError::Io { cause, .. })) if cause.kind() == ErrorKind::PermissionDenied => {
-            report.notes.push(format!("{place} is its owner's alone and was not read"));
+            report
+                .notes
+                .push(format!("{place} is its owner's alone and was not read"));
             return None;
         }
         Err(error) => {
@@ -103,7 +105,10 @@ pub(super) fn note_what_lies_beside(contents: &Contents, report: &mut FolderRepo
     for (entry, error) in &contents.unreadable {
         report.problem(shown(&entry.path), format!("cannot be read: {error}"));
     }
-    let odd = contents.odd.iter().map(|entry| format!("{} is {}: no seal covers it", shown(&entry.path), entry.kind));
+    let odd = contents
+        .odd
+        .iter()
+        .map(|entry| format!("{} is {}: no seal covers it", shown(&entry.path), entry.kind));
     report.notes_of("of this kind", odd);
     let foreign = contents.foreign.iter();
     report.foreign = foreign.clone().map(Entry::told).collect();
@@ -128,6 +133,9 @@ fn describe(entry: &Entry) -> String {
 
 /// Whoever looks for the newest checkpoint would take such a folder.
 fn is_a_second_checkpoint(entry: &Entry) -> bool {
-    let in_place = entry.name.strip_prefix("checkpoints/").is_some_and(|name| !name.starts_with('.'));
+    let in_place = entry
+        .name
+        .strip_prefix("checkpoints/")
+        .is_some_and(|name| !name.starts_with('.'));
     in_place && matches!(entry.kind, Kind::Folder | Kind::Link) && entry.path.join("config.json").is_file()
 }

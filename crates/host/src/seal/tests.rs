@@ -23,7 +23,13 @@ fn sealed(data: &[u8]) -> (tempfile::TempDir, Folder, PathBuf) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, data).unwrap();
     assert_eq!(read(&folder).unwrap(), None);
-    assert_eq!(seal(&folder), Written { sealed: true, left_out: vec![] });
+    assert_eq!(
+        seal(&folder),
+        Written {
+            sealed: true,
+            left_out: vec![]
+        }
+    );
     (temporary, folder, path)
 }
 
@@ -63,7 +69,13 @@ fn any_changed_byte_is_found_and_placed() {
 #[test]
 fn what_is_not_the_nodes_is_neither_sealed_nor_missed() {
     let (temporary, folder, _) = sealed(b"blob");
-    for name in [".DS_Store", "notes.txt~", ".charter.toml.swp", "README", "blobs/data/.DS_Store"] {
+    for name in [
+        ".DS_Store",
+        "notes.txt~",
+        ".charter.toml.swp",
+        "README",
+        "blobs/data/.DS_Store",
+    ] {
         let path = temporary.path().join(name);
         fs::write(&path, b"one").unwrap();
         assert_eq!(compared(&folder), [], "{name} came");
@@ -87,16 +99,24 @@ fn only_the_key_may_be_kept_back() {
     let away = temporary.path().join("away");
     fs::rename(folder.key(), &away).unwrap();
     let found = compared(&folder);
-    assert!(found.len() == 1 && found[0].path == folder.key() && found[0].allowed, "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].path == folder.key() && found[0].allowed,
+        "{found:?}"
+    );
     identity::create(&folder.key()).unwrap();
     let found = compared(&folder);
-    assert!(found.len() == 1 && !found[0].allowed, "another key is no key kept back: {found:?}");
+    assert!(
+        found.len() == 1 && !found[0].allowed,
+        "another key is no key kept back: {found:?}"
+    );
 }
 
 #[test]
 fn nothing_but_plain_files_is_opened() {
     let (temporary, folder, blob) = sealed(b"blob");
-    let made = std::process::Command::new("mkfifo").args([folder.log(), temporary.path().join("pipe")]).status();
+    let made = std::process::Command::new("mkfifo")
+        .args([folder.log(), temporary.path().join("pipe")])
+        .status();
     assert!(made.unwrap().success());
     symlink("nowhere", temporary.path().join(".#charter.toml")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(temporary.path().join("socket")).unwrap();
@@ -116,7 +136,10 @@ fn nothing_but_plain_files_is_opened() {
     // a pipe in the place of a sealed file is a fault, and waits for nobody
     fs::rename(folder.log(), &blob).unwrap();
     let found = compared(&folder);
-    assert_eq!((found.len(), found[0].what.as_str()), (1, "is a pipe; a file was sealed"));
+    assert_eq!(
+        (found.len(), found[0].what.as_str()),
+        (1, "is a pipe; a file was sealed")
+    );
 }
 
 #[test]
