@@ -74,10 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn print(arguments: &Arguments, exported: &[Exported]) {
     for node in exported {
-        let signed = match (&node.node, node.signed) {
-            (Some(name), true) => format!("signed by {name}"),
-            (Some(name), false) => format!("of {name}, not signed: its key is not in the folder"),
-            (None, _) => "not signed: nothing says whose the folder is".into(),
+        let name = node.node.as_deref().unwrap_or("a node that nothing names");
+        let signed = match &node.unsigned {
+            None => format!("signed by {name}"),
+            Some(why) => format!("of {name}, not signed: {why}"),
         };
         say!(
             "{}  {} files ({}), {signed}",

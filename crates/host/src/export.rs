@@ -54,8 +54,8 @@ pub struct Exported {
     pub from: PathBuf,
     /// Its node's name in the charter, if anything says whose the folder is.
     pub node: Option<String>,
-    /// Whether its owner's key signed the list of files.
-    pub signed: bool,
+    /// Why its owner's key did not sign the list of files, if it did not.
+    pub unsigned: Option<String>,
     /// Files, with the list.
     pub files: u64,
     /// Their bytes.
@@ -72,7 +72,8 @@ impl Exported {
         json!({
             "from": self.from.display().to_string(),
             "node": self.node,
-            "signed": self.signed,
+            "signed": self.unsigned.is_none(),
+            "unsigned_because": self.unsigned,
             "files": self.files,
             "bytes": self.bytes,
             "kept_back": self.kept_back,
@@ -189,7 +190,9 @@ fn export_node(from: &Folder, to: &Folder, progress: Progress<'_>) -> anyhow::Re
         work.checkpoint(&from.checkpoint(record.round), &to.checkpoint(record.round))?;
     }
     let lacks = std::mem::take(&mut work.lacks);
-    let (keypair, owner) = signer(from, &history);
+    let (keypair, owner) = (signer(from, &history), said_owner(from, &history));
+    let unsigned = keypair.as_ref().err().cloned();
+    let keypair = keypair.ok();
     let mut hashing = |done, of| (work.tell)(done, of, "seal");
     if !seal::write_export(to, (keypair.as_ref(), owner), &mut hashing)?.sealed {
         bail!(Interrupted);
@@ -199,7 +202,7 @@ fn export_node(from: &Folder, to: &Folder, progress: Progress<'_>) -> anyhow::Re
     Ok(Exported {
         from: from.path().to_path_buf(),
         node: owner.map(|owner| history.charter.name_of(&owner)),
-        signed: keypair.is_some(),
+        unsigned,
         files,
         bytes,
         kept_back: kept_back(from, &contents, &blobs),
@@ -236,15 +239,25 @@ fn sizes(folder: &Folder, blobs: &BTreeSet<Hash>) -> u64 {
     sizes.sum()
 }
 
-/// Who signs: the key in the folder, if it is a member's; else who is said to be the owner.
-fn signer(folder: &Folder, history: &History) -> (Option<Keypair>, Option<PeerId>) {
-    let member = |peer: &PeerId| history.charter.keys().any(|key| key == *peer);
-    let keypair = identity::read_whoever_may(&folder.key()).ok();
-    let keypair = keypair.filter(|keypair| member(&keypair.peer()));
-    let sealed = || seal::read(folder).ok().flatten().and_then(|seal| seal.owner);
-    let said = || owner::read(folder).ok().flatten().map(|(_, peer)| peer);
-    let owner = sealed().or_else(said).filter(member);
-    (keypair, owner)
+/// The key that signs: the one in the folder, if it is a member's; else why none does.
+fn signer(folder: &Folder, history: &History) -> Result<Keypair, String> {
+    let path = folder.key();
+    if matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        return Err("its key is not in the folder".into());
+    }
+    let keypair = identity::read_whoever_may(&path).map_err(|error| error.to_string())?;
+    match history.charter.keys().any(|key| key == keypair.peer()) {
+        true => Ok(keypair),
+        false => Err(format!("{} is no member's key", shown(&path))),
+    }
+}
+
+/// Who is said to be the owner where no key says so: only a hint, so what is damaged says nothing.
+fn said_owner(folder: &Folder, history: &History) -> Option<PeerId> {
+    let sealed = seal::read(folder).ok().flatten().and_then(|seal| seal.owner);
+    let votes = || owner::read(folder).ok().flatten().map(|(_, peer)| peer);
+    let owner = sealed.or_else(votes);
+    owner.filter(|owner| history.charter.keys().any(|key| key == *owner))
 }
 
 fn kept_back(folder: &Folder, contents: &Contents, named: &BTreeSet<Hash>) -> Vec<String> {

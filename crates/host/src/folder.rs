@@ -1,6 +1,6 @@
 //! A node's data folder: which file is what, one owner at a time, writes that are whole or not there.
 
-use crate::contents::{Kind, shown};
+use crate::contents::{Kind, shown, taken};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
@@ -39,7 +39,7 @@ pub enum FolderError {
         kind: Kind,
     },
     /// It is not a node's folder.
-    #[error("{path} is not a node's folder ({missing} is missing); `atoll init` makes one", path = path.display())]
+    #[error("{path} is not a node's folder ({missing} is missing); {remedy}", path = shown(path), remedy = remedy(path))]
     NotANode {
         /// The folder.
         path: PathBuf,
@@ -55,6 +55,13 @@ fn hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => ". Check who owns it and who may read it",
         _ => "",
+    }
+}
+
+fn remedy(folder: &Path) -> &'static str {
+    match taken(folder).is_empty() {
+        true => "`atoll init` makes one",
+        false => "what else is here is of a node: put the file back, or take another folder",
     }
 }
 

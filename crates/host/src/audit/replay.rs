@@ -11,7 +11,7 @@ use crate::{
     merging::{apply_plan, plan_of, read_plan, state_of, take_out},
     trainer::manifest_of,
 };
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use atoll_learner::{
     checkpoint,
     data::{Dataset, Manifest, Tokenizer},
