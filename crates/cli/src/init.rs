@@ -2,7 +2,6 @@
 
 use anyhow::bail;
 use atoll_host::{
-    audit::node_folders,
     charter_file,
     contents::{shown, taken},
     folder::Folder,
@@ -11,6 +10,7 @@ use atoll_host::{
 use atoll_protocol::{Charter, Keypair};
 use serde_json::json;
 use std::{
+    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -127,14 +127,18 @@ fn joined(folder: &Folder, charter: &Charter, keypair: &Keypair, json: bool) {
 fn meant(folder: &Folder, charter: &Charter) -> String {
     let absolute = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_path_buf());
     // only a hint: what cannot be read beside it is not meant
-    let beside = absolute
-        .parent()
-        .and_then(|parent| node_folders(parent).ok())
-        .unwrap_or_default();
-    let members = beside.iter().filter_map(|node| {
-        let key = identity::read_whoever_may(&node.key()).ok()?.peer();
+    let beside = absolute.parent().and_then(|parent| fs::read_dir(parent).ok());
+    let mut beside: Vec<PathBuf> = beside
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    beside.sort();
+    let members = beside.into_iter().filter_map(|path| {
+        let key = identity::read_whoever_may(&Folder::at(&path).key()).ok()?.peer();
         let is_member = charter.keys().any(|member| member == key);
-        is_member.then(|| format!("{} ({})", shown(node.path()), charter.name_of(&key)))
+        is_member.then(|| format!("{} ({})", shown(&path), charter.name_of(&key)))
     });
     let members: Vec<String> = members.collect();
     match members.is_empty() {
