@@ -9,6 +9,8 @@ use std::{
 };
 
 /// Checks genesis, finality certificates, transactions, blobs, merges, outer steps and checkpoints.
+///
+/// It needs no secret and changes nothing. What lies in a folder and is not a node's is noted, not opened.
 #[derive(clap::Args)]
 #[command(
     after_help = "Exit status: 0 if nothing is wrong, 1 otherwise.\n\nExamples:\n  atoll audit atoll-demo\n  atoll audit atoll-demo/node-2 --json"
@@ -54,6 +56,7 @@ pub(crate) fn print(report: &Report) {
         print_folder(folder);
     }
     print_outs(report);
+    report.notes.iter().for_each(|note| say!("note  {note}"));
     let problems: Vec<_> = report.all_problems().collect();
     for problem in &problems {
         say!("WRONG  {}\n       {}", problem.place, problem.what);
@@ -125,9 +128,12 @@ fn print_folder(folder: &FolderReport) {
         say!("  checkpoints   {} compared with θ", folder.checkpoints.len());
         say!("  θ             {theta}");
     }
-    say!(
-        "  seal          {}",
-        if folder.sealed { "every file compared" } else { "none" }
-    );
+    let seal = match (folder.sealed, folder.export) {
+        (false, _) => "none".into(),
+        (true, None) => "every file compared".to_string(),
+        (true, Some(true)) => format!("every file compared; an export, signed by {}", folder.node),
+        (true, Some(false)) => "every file compared; an export that nobody signed".into(),
+    };
+    say!("  seal          {seal}");
     folder.notes.iter().for_each(|note| say!("  note          {note}"));
 }

@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let charter = Arc::new(charter_file::read(&path)?);
     if let Some(path) = &arguments.write {
+        calibrate::may_write(path, &charter)?; // before minutes of training
         let steps = arguments.steps.unwrap_or(charter.round.inner_steps.0);
         let machine = format!(
             "{} {}, atoll {}",
@@ -54,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             env!("CARGO_PKG_VERSION")
         );
         let made = calibrate::sample(&charter, steps, machine)?;
-        calibrate::write(path, &made)?;
+        calibrate::write(path, &charter, &made)?;
         if !arguments.json {
             say!("{steps} steps are in {}: compare it on another machine", path.display());
         }

@@ -1,9 +1,8 @@
-//! `atoll init` and `atoll found`.
+//! `atoll found`.
 
 use crate::{demo::corpus, grouped};
 use anyhow::Context as _;
 use atoll_host::{
-    charter_file,
     folder::Folder,
     found::{self, Plan},
     identity,
@@ -14,46 +13,6 @@ use atoll_protocol::{
 };
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode};
-
-/// Makes a folder with a new key. The key is the node's one identity; give its public half to the founder.
-#[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  atoll init my-node\n  atoll init my-node --charter charter.toml     with the charter that the founder sent"
-)]
-pub(crate) struct InitArguments {
-    /// The folder to make
-    dir: PathBuf,
-    /// The charter of the run to join
-    #[arg(long)]
-    charter: Option<PathBuf>,
-    /// Print one JSON object instead of text
-    #[arg(long)]
-    json: bool,
-}
-
-pub(crate) fn init(arguments: &InitArguments) -> anyhow::Result<ExitCode> {
-    let folder = Folder::at(&arguments.dir);
-    // a folder that has a key already keeps it: the charter comes after the key was given away
-    let keypair = match folder.key().exists() && arguments.charter.is_some() {
-        true => identity::read(&folder.key())?,
-        false => found::new_member(&folder)?,
-    };
-    if let Some(path) = &arguments.charter {
-        found::install_charter(&folder, &charter_file::read(path)?)?;
-    }
-    match arguments.json {
-        true => say!(
-            "{}",
-            json!({ "folder": folder.path().display().to_string(), "key": keypair.peer().to_string() })
-        ),
-        false => say!(
-            "{}\nThis is the node's public key: give it to the founder of a run. The secret is in {}; back it up.",
-            keypair.peer(),
-            folder.key().display()
-        ),
-    }
-    Ok(ExitCode::SUCCESS)
-}
 
 /// Founds a run: trains a tokenizer, cuts the corpus into shards, draws θ⁰ and writes the charter.
 ///

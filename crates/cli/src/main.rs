@@ -7,7 +7,9 @@ mod audit;
 mod bench;
 mod calibrate;
 mod demo;
+mod export;
 mod found;
+mod init;
 mod model;
 mod node;
 mod plot;
@@ -36,13 +38,15 @@ enum Command {
     /// Start several nodes on this machine, train a small model together, audit the result
     Demo(demo::Arguments),
     /// Make a folder with a new key for a node
-    Init(found::InitArguments),
+    Init(init::Arguments),
     /// Found a run for known members: corpus, tokenizer, model, charter
     Found(found::FoundArguments),
     /// Run the node in a folder
     Node(node::Arguments),
     /// Check everything that a folder claims, from the folder alone
     Audit(audit::Arguments),
+    /// Write what others may have of a folder: all that an audit needs, and no secret
+    Export(export::Arguments),
     /// Continue a text with a checkpoint
     Generate(model::GenerateArguments),
     /// Measure a checkpoint's loss on a text
@@ -71,10 +75,11 @@ fn main() -> ExitCode {
         .init();
     let done = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Init(arguments) => found::init(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Found(arguments) => found::found(&arguments),
         Command::Node(arguments) => node::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Generate(arguments) => model::generate(&arguments),
         Command::Eval(arguments) => model::eval(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
@@ -95,7 +100,7 @@ fn main() -> ExitCode {
 
 /// The first node's folder in `dir`, or `dir` itself.
 fn first_node(dir: &std::path::Path) -> anyhow::Result<Folder> {
-    let first = node_folders(dir).into_iter().next();
+    let first = node_folders(dir)?.into_iter().next();
     first.ok_or_else(|| anyhow::anyhow!("{} holds no node's folder", dir.display()))
 }
 

@@ -1,6 +1,6 @@
 //! Using a checkpoint: find it, generate from it, evaluate it.
 
-use crate::audit::node_folders;
+use crate::{audit::node_folders, contents::is_checkpoint_name};
 use anyhow::{Context as _, bail};
 use atoll_learner::{
     BurnLearner, DeviceChoice, EvalError, EvalReport, EvalSum, GenerateOptions, LearnError, Learner as _, checkpoint,
@@ -107,7 +107,7 @@ pub fn find(path: &Path) -> anyhow::Result<PathBuf> {
         );
     }
     let mut newest: Option<(u64, PathBuf)> = None;
-    for folder in node_folders(path) {
+    for folder in node_folders(path)? {
         for (round, found) in checkpoints_in(&folder.checkpoints())? {
             if checkpoint::is_complete(&found) && newest.as_ref().is_none_or(|(known, _)| *known < round) {
                 newest = Some((round, found));
@@ -134,7 +134,8 @@ fn checkpoints_in(folder: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry.with_context(cannot)?;
         let name = entry.file_name();
-        let round = name.to_str().and_then(|name| name.strip_prefix("round-"));
+        let name = name.to_str().filter(|name| is_checkpoint_name(name));
+        let round = name.and_then(|name| name.strip_prefix("round-"));
         if let Some(round) = round.and_then(|round| round.parse().ok()) {
             found.push((round, entry.path()));
         }

@@ -53,14 +53,26 @@ pub fn create_from(path: &Path, seed: &[u8; 32]) -> Result<Keypair, IdentityErro
     Ok(keypair)
 }
 
-/// Reads the key at `path`. The public half in the file must fit the secret.
+/// Reads the key at `path`, which must be its owner's alone. The public half in the file must fit the secret.
 pub fn read(path: &Path) -> Result<Keypair, IdentityError> {
+    // others' mode is told before what is in the file
+    let keypair = read_whoever_may(path);
+    match open_to(path)? {
+        Some(mode) => Err(IdentityError::Readable {
+            path: path.to_path_buf(),
+            mode,
+        }),
+        None => keypair,
+    }
+}
+
+/// The same whoever else can read the file: for those who only look.
+pub fn read_whoever_may(path: &Path) -> Result<Keypair, IdentityError> {
     let refuse = |what| IdentityError::NotAKey {
         path: path.to_path_buf(),
         what,
     };
     let bytes = read_limited(path, 1024)?;
-    check_mode(path)?;
     let text = String::from_utf8(bytes).map_err(|_| refuse("it is not text"))?;
     let lines: Vec<&str> = text.lines().collect();
     let [first, secret, public] = lines[..] else {
@@ -77,23 +89,19 @@ pub fn read(path: &Path) -> Result<Keypair, IdentityError> {
     }
 }
 
+/// The mode of the key at `path`, if others than its owner can use it.
 #[cfg(unix)]
-fn check_mode(path: &Path) -> Result<(), IdentityError> {
+pub fn open_to(path: &Path) -> Result<Option<u32>, FolderError> {
     use std::os::unix::fs::PermissionsExt;
     let metadata = std::fs::metadata(path).map_err(FolderError::io("read", path))?;
     let mode = metadata.permissions().mode() & 0o777;
-    match mode & 0o077 {
-        0 => Ok(()),
-        _ => Err(IdentityError::Readable {
-            path: path.to_path_buf(),
-            mode,
-        }),
-    }
+    Ok((mode & 0o077 != 0).then_some(mode))
 }
 
+/// Where files have no modes, nobody can tell.
 #[cfg(not(unix))]
-fn check_mode(_: &Path) -> Result<(), IdentityError> {
-    Ok(())
+pub fn open_to(_: &Path) -> Result<Option<u32>, FolderError> {
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -113,6 +121,21 @@ mod tests {
             bad[place] ^= 1;
             std::fs::write(&path, &bad).unwrap();
             assert!(read(&path).is_err(), "byte {place}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_can_read_is_for_those_who_look_alone() {
+        use std::{fs, os::unix::fs::PermissionsExt as _};
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("key");
+        let made = create(&path).unwrap();
+        for (mode, open) in [(0o600, None), (0o400, None), (0o644, Some(0o644)), (0o777, Some(0o777))] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_to(&path).unwrap(), open);
+            assert_eq!(read_whoever_may(&path).unwrap().peer(), made.peer());
+            assert_eq!(read(&path).is_err(), open.is_some(), "{mode:o}");
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use crate::{
     blobs::Blobs,
+    contents::{self, shown},
     effects::{Progress, World},
     fetch::Fetcher,
     folder::{Folder, FolderError},
     identity,
     log::Log,
     network::{Addresses, Network, Settings, bind},
+    owner,
     prepare::{Preparation, Prepared},
-    private::Private,
     pulse::{Clock, Sight},
     record::Record,
     report, seal, status,
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},
     fs,
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -111,7 +113,7 @@ pub async fn run(
     }
     // whatever can be refused is refused before anything is touched
     let settings = Settings::with(&folder.settings(), &addresses, &charter)?;
-    Private::read(&folder.trainer(), charter.genesis())?;
+    owner::check(&folder, &charter, keypair.peer())?;
     let bound = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
     seal::remove(&folder)?;
@@ -120,6 +122,8 @@ pub async fn run(
     let Some((record, past)) = read_ledger(record, &charter, (&waits, &mut log), &mut stop).await? else {
         return Ok(()); // stopped meanwhile; nothing was begun
     };
+    owner::claim(&folder, &charter, keypair.peer())?;
+    contents::sweep(&folder)?;
     settings.write(&folder.settings())?;
     let blobs = Blobs::open(&folder).await?;
     let (network, transport) = Network::start(bound, keypair.peer(), &charter, &blobs)?;
@@ -156,7 +160,10 @@ pub async fn run(
         written: (Millis(0), Value::Null),
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
-    Ok(seal::write(&folder)?)
+    for (path, why) in seal::write(&folder, &mut |_, _| ControlFlow::Continue(()))?.left_out {
+        tracing::warn!("the seal leaves out {}, which {why}", shown(&path));
+    }
+    Ok(())
 }
 
 /// Applies every block of the ledger, which takes a while after a long run. Nothing if it was stopped meanwhile.

@@ -1,12 +1,19 @@
 //! Where a run stands, from a node's folder: read from the ledger, or, while the node runs and holds it,
 //! from the last word that the node wrote.
 
-use crate::{charter_file, folder::Folder, record, report};
+use crate::{
+    charter_file,
+    folder::{Folder, read_limited},
+    record, report,
+};
 use anyhow::{Context as _, bail};
 use atoll_ledger::{Event, RoundRecord, Scored, Standing, State, Window};
 use atoll_protocol::{Charter, MicroNats, Millis, Round};
 use serde_json::{Value, json};
-use std::{fs, sync::Arc};
+use std::{io::ErrorKind, sync::Arc};
+
+/// A status file of a hundred members has some 50 kB.
+const STATUS_BYTES_MAX: u64 = 16 << 20;
 
 /// Ended rounds and recorded checkpoints, from the ledger on disk.
 pub struct History {
@@ -26,7 +33,7 @@ pub struct History {
 
 /// Reads the ledger in `folder` without changing it. Its node must not be running.
 pub fn history(folder: &Folder) -> anyhow::Result<History> {
-    folder.expect_node()?;
+    folder.expect_readable()?;
     let charter = Arc::new(charter_file::read(&folder.charter())?);
     let mut state = State::genesis(charter.clone());
     let (mut rounds, mut checkpoints, mut scores, mut blocks) = (Vec::new(), Vec::new(), Vec::new(), (0, 0));
@@ -167,18 +174,45 @@ fn pace(charter: &Charter, state: &State) -> Value {
     })
 }
 
+/// The status of the node in `folder`.
+pub fn status(folder: &Folder) -> anyhow::Result<Value> {
+    folder.expect_readable()?;
+    if folder.in_use() {
+        return while_running(folder);
+    }
+    if matches!(folder.ledger().metadata(), Err(error) if error.kind() == ErrorKind::NotFound) {
+        bail!(
+            "{} has no ledger yet; `atoll node` starts the node",
+            folder.path().display()
+        );
+    }
+    let history = match history(folder) {
+        // its lock could not be seen, or it was started just now
+        Err(error) if is_in_use(&error) => return while_running(folder),
+        history => history?,
+    };
+    let mut value = describe(&history.charter, &history.state);
+    value["running"] = json!(false);
+    let rounds = history.rounds.iter().rev().take(10).rev();
+    value["last_rounds"] = rounds
+        .map(|record| report::round_record(&history.charter, record))
+        .collect();
+    Ok(value)
+}
+
 /// What a running node last wrote, and how long ago that and its last block are.
-fn running_status(folder: &Folder) -> anyhow::Result<Value> {
-    let path = folder.status();
-    let text = fs::read_to_string(&path).with_context(|| {
+fn while_running(folder: &Folder) -> anyhow::Result<Value> {
+    let bytes = read_limited(&folder.status(), STATUS_BYTES_MAX).with_context(|| {
         format!(
-            "the node has just started and reads its ledger, or it cannot write {}; its events are in {}",
-            path.display(),
+            "the node has just started and reads its ledger; its events are in {}",
             folder.log().display()
         )
     })?;
-    let damaged = || format!("{} is damaged; the node writes it again within seconds", path.display());
-    let mut value: Value = serde_json::from_str(&text).with_context(damaged)?;
+    let damaged = || {
+        let path = folder.status();
+        format!("{} is damaged; the node writes it again within seconds", path.display())
+    };
+    let mut value: Value = serde_json::from_slice(&bytes).with_context(damaged)?;
     let now = crate::run::now().0;
     let age = |key: &str| {
         let at = value[key].as_u64().filter(|at| *at > 0);
@@ -191,29 +225,9 @@ fn running_status(folder: &Folder) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-/// The status of the node in `folder`.
-pub fn status(folder: &Folder) -> anyhow::Result<Value> {
-    folder.expect_node()?;
-    let running = match folder.lock() {
-        Ok(_lock) => false,
-        Err(crate::folder::FolderError::InUse(_)) => true,
-        Err(error) => return Err(error.into()),
-    };
-    if running {
-        return running_status(folder);
-    }
-    if !folder.ledger().is_file() {
-        bail!(
-            "{} has no ledger yet; `atoll node` starts the node",
-            folder.path().display()
-        );
-    }
-    let history = history(folder)?;
-    let mut value = describe(&history.charter, &history.state);
-    value["running"] = json!(false);
-    let rounds = history.rounds.iter().rev().take(10).rev();
-    value["last_rounds"] = rounds
-        .map(|record| report::round_record(&history.charter, record))
-        .collect();
-    Ok(value)
+fn is_in_use(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(record::RecordError::Storage { cause, .. }) if matches!(**cause, redb::Error::DatabaseAlreadyOpen)
+    )
 }

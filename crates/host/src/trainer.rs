@@ -144,7 +144,7 @@ pub struct Trainer {
     charter: Arc<Charter>,
     layout: Arc<Layout>,
     me: PeerId,
-    genesis: Hash,
+    bound: (Hash, PeerId),
     folder: Folder,
     blobs: Blobs,
     runtime: Handle,
@@ -196,10 +196,10 @@ impl Trainer {
         } = parts;
         let layout = Arc::new(Layout::of(&charter.model));
         let mut inner = Inner::new(charter.clone(), dataset)?;
-        let genesis = charter.genesis();
+        let bound = (charter.genesis(), me);
         let (mut feedback, mut pending) = (ErrorFeedback::new(layout.parameters), None);
         let mut stands_on = (Hash::ZERO, false);
-        if let Some(saved) = Private::read(&folder.trainer(), genesis)? {
+        if let Some(saved) = Private::read(&folder.trainer(), bound)? {
             feedback = ErrorFeedback::from_bytes(&saved.feedback, layout.parameters)?;
             inner.learner.restore(&saved.optimizer)?;
             stands_on = saved.stands_on;
@@ -213,7 +213,7 @@ impl Trainer {
             charter,
             layout,
             me,
-            genesis,
+            bound,
             folder,
             blobs,
             runtime,
@@ -541,7 +541,7 @@ impl Trainer {
 
     /// Writes the private state; gives the optimizer's moments in it.
     fn saved(&mut self) -> anyhow::Result<Vec<u8>> {
-        let mut private = Private::new(self.genesis, self.replica.feedback().to_bytes(), self.moments());
+        let mut private = Private::new(self.bound, self.replica.feedback().to_bytes(), self.moments());
         let pending = self.replica.pending();
         private.stands_on = self.stands_on;
         private.pending = pending.map(|open| (open.reveal.clone(), open.base, open.codec.clone()));

@@ -1,6 +1,7 @@
 //! What became of a peer's contributions, and why: from the ledger, and weights from the blobs beside it.
 
 use crate::{
+    audit::{Lack, blob},
     folder::Folder,
     report::{reason, sentence},
     status::History,
@@ -105,7 +106,12 @@ fn fate(folder: &Folder, history: &History, record: &RoundRecord, peer: &PeerId)
     match record.merged.iter().find(|entry| entry.peer == *peer) {
         Some(entry) => {
             let weight = weight(folder, record.matrix, entry.replica);
-            let weighed = weight.map_or(String::new(), |weight| format!(", weight {weight:.3}"));
+            let weighed = match &weight {
+                Ok(Some(weight)) => format!(", weight {weight:.3}"),
+                Ok(None) => String::new(),
+                Err(why) => format!(", weight not known: {why}"),
+            };
+            let weight = weight.ok().flatten();
             let mut scores = history.scores.iter();
             let score = scores
                 .find(|scored| (scored.round, scored.peer) == (record.round, *peer))
@@ -152,13 +158,21 @@ pub fn objection(history: &History, peer: &PeerId) -> Option<String> {
     Some(format!("to the verdict on round {}: {}", appeal.round, appeal.reason))
 }
 
-fn weight(folder: &Folder, matrix: Hash, replica: u16) -> Option<f64> {
-    let bytes = std::fs::read(folder.blob(&matrix)).ok()?;
-    let matrix = Matrix::from_bytes(&bytes)
-        .ok()
-        .filter(|_| Hash::of_blob(&bytes) == matrix)?;
-    let at = matrix.replicas.iter().position(|known| *known == replica)?;
-    Some(matrix.weights.get(at)?.0 as f64 / 1e9)
+/// How much a replica counted, by the round's matrix; why that is not known, where the matrix is here and of no use.
+fn weight(folder: &Folder, matrix: Hash, replica: u16) -> Result<Option<f64>, String> {
+    if matrix == Hash::ZERO {
+        return Ok(None);
+    }
+    let place = || folder.blob(&matrix).display().to_string();
+    let bytes = match blob(folder, &matrix) {
+        Ok(bytes) => bytes,
+        Err(Lack::Missing) => return Ok(None), // rounds are collected
+        Err(lack) => return Err(format!("{} {lack}", place())),
+    };
+    let matrix = Matrix::from_bytes(&bytes).map_err(|error| format!("{}: {error}", place()))?;
+    let at = matrix.replicas.iter().position(|known| *known == replica);
+    let weight = at.and_then(|at| matrix.weights.get(at));
+    Ok(weight.map(|weight| weight.0 as f64 / 1e9))
 }
 
 impl Fate {

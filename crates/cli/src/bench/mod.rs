@@ -68,7 +68,7 @@ fn progress((done, of): (usize, usize), quiet: bool) -> anyhow::Result<ProgressB
 }
 
 /// Set by Ctrl-C; a second one ends the program at once.
-fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+pub(crate) fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     let stop = STOP.get_or_init(Arc::default).clone();
     let seen = stop.clone();

@@ -54,7 +54,7 @@ pub(super) async fn prepare(arguments: &Arguments) -> anyhow::Result<Demo> {
         most_are_honest(arguments, arguments.peers.unwrap_or(super::PEERS) as usize)?;
         corpus = found(arguments).await?;
     }
-    let nodes = node_folders(dir);
+    let nodes = node_folders(dir)?;
     let Some(first) = nodes.first().filter(|first| first.path() != dir.as_path()) else {
         bail!(
             "{} is not empty and no demo's folder; choose another --dir (nothing was changed)",

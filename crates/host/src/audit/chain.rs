@@ -2,7 +2,7 @@
 
 use super::{FolderReport, Out};
 use crate::{
-    folder::Folder,
+    folder::{Folder, FolderError, open_file},
     record::{self, RecordError, StoredBlock},
     report::{reason, sentence},
 };
@@ -10,6 +10,7 @@ use atoll_consensus::verify_certificate;
 use atoll_ledger::{Event, RoundRecord, Scored, Standing, State};
 use atoll_protocol::{Action, Charter, Hash, Height, PeerId, Round, encode};
 use std::{
+    io::ErrorKind,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -35,8 +36,14 @@ pub(super) fn check(
     report: &mut FolderReport,
 ) -> Option<History> {
     let path = folder.ledger();
-    if !path.exists() {
-        report.problem(path.display(), "is missing");
+    if let Err(error) = open_file(&path) {
+        let missing = matches!(&error, FolderError::Io { cause, .. } if cause.kind() == ErrorKind::NotFound);
+        let what = if missing {
+            "is missing".into()
+        } else {
+            error.to_string()
+        };
+        report.problem(path.display(), what);
         return None;
     }
     // redb asserts what it believes of its own pages; a changed byte may break that belief

@@ -1,33 +1,64 @@
 //! Blobs: every complete file's name must be the hash of its content.
 
 use super::FolderReport;
-use crate::folder::Folder;
+use crate::{
+    contents::{is_blob_file, shown},
+    folder::{Folder, FolderError, open_file},
+};
 use atoll_protocol::Hash;
-use std::{fs, io, path::Path};
+use std::{
+    fmt, fs,
+    io::{self, Read as _},
+    path::Path,
+};
+
+/// Why a blob cannot be used.
+#[derive(Debug)]
+pub(crate) enum Lack {
+    /// There is none.
+    Missing,
+    /// Its content has not the hash in its name.
+    Damaged,
+    /// Nobody can tell.
+    Unreadable(FolderError),
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("is missing"),
+            Self::Damaged => f.write_str("is damaged: its content does not have the hash in its name"),
+            Self::Unreadable(error) => write!(f, "cannot be used: {error}"),
+        }
+    }
+}
 
 /// Hashes every blob in the store's folder.
 pub(super) fn check_blobs(folder: &Folder, report: &mut FolderReport) {
     let data = folder.blobs().join("data");
-    let entries = match fs::read_dir(&data) {
+    let entries = fs::read_dir(&data).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = match entries {
         Ok(entries) => entries,
-        Err(error) => return report.problem(data.display(), error),
+        Err(error) => return report.problem(shown(&data), error),
     };
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    let ours = |name: &str| is_blob_file(name) && name.ends_with(".data");
+    let mut paths: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| entry.file_name().to_str().is_some_and(ours))
+        .map(|entry| entry.path())
+        .collect();
     paths.sort();
-    for path in paths
-        .iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "data"))
-    {
+    for path in &paths {
         match check_blob(path) {
             Ok((true, bytes)) => {
                 report.blobs += 1;
                 report.blob_bytes += bytes;
             }
             Ok((false, _)) if is_partial(path) => {
-                report.notes.push(format!("{} is still being fetched", path.display()));
+                report.notes.push(format!("{} is still being fetched", shown(path)));
             }
-            Ok((false, _)) => report.problem(path.display(), "its content does not have the hash in its name"),
-            Err(error) => report.problem(path.display(), error),
+            Ok((false, _)) => report.problem(shown(path), "its content does not have the hash in its name"),
+            Err(error) => report.problem(shown(path), error),
         }
     }
 }
@@ -40,18 +71,29 @@ pub(super) fn is_partial(path: &Path) -> bool {
         .any(|mark| path.with_extension(mark).exists())
 }
 
-fn check_blob(path: &Path) -> io::Result<(bool, u64)> {
+fn check_blob(path: &Path) -> Result<(bool, u64), FolderError> {
     let expected: Option<Hash> = path
         .file_stem()
         .and_then(|stem| stem.to_str())
         .and_then(|stem| stem.parse().ok());
     let mut hasher = blake3::Hasher::new();
-    let bytes = io::copy(&mut fs::File::open(path)?, &mut hasher)?;
+    let bytes = io::copy(&mut open_file(path)?, &mut hasher).map_err(FolderError::io("read", path))?;
     Ok((expected == Some(Hash(*hasher.finalize().as_bytes())), bytes))
 }
 
-/// The bytes of a blob, if they are there and have that hash.
-pub(super) fn blob(folder: &Folder, hash: &Hash) -> Option<Vec<u8>> {
-    let bytes = fs::read(folder.blob(hash)).ok()?;
-    (Hash::of_blob(&bytes) == *hash).then_some(bytes)
+/// The bytes of a blob that is here and has that hash.
+pub(crate) fn blob(folder: &Folder, hash: &Hash) -> Result<Vec<u8>, Lack> {
+    let path = folder.blob(hash);
+    let read = || {
+        let mut bytes = Vec::new();
+        let read = open_file(&path)?.read_to_end(&mut bytes);
+        read.map_err(FolderError::io("read", &path))?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) if Hash::of_blob(&bytes) == *hash => Ok(bytes),
+        Ok(_) => Err(Lack::Damaged),
+        Err(FolderError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(Lack::Missing),
+        Err(error) => Err(Lack::Unreadable(error)),
+    }
 }

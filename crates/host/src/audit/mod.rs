@@ -6,253 +6,81 @@
 
 mod chain;
 mod files;
+mod folders;
 mod replay;
+mod report;
+mod whose;
 
-use crate::{charter_file, folder::Folder, identity, seal};
-use atoll_protocol::{Charter, Hash, Height, PeerId, Round};
-use serde_json::{Value, json};
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
+pub(crate) use self::files::{Lack, blob};
+pub use self::{
+    folders::{node_folders, twins},
+    report::{FolderReport, Out, Problem, Report},
 };
-
-/// Something that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// File, block, round or blob.
-    pub place: String,
-    /// What is wrong with it.
-    pub what: String,
-}
-
-/// What was checked in one node's folder, and what was found.
-#[derive(Debug, Clone, Default)]
-pub struct FolderReport {
-    /// The folder.
-    pub path: PathBuf,
-    /// Its node's name in the charter.
-    pub node: String,
-    /// The run.
-    pub genesis: Option<Hash>,
-    /// Last block.
-    pub height: Height,
-    /// Digests of all blocks, from height 1 on.
-    pub digests: Vec<Hash>,
-    /// Digest of the last block.
-    pub tip: Option<Hash>,
-    /// Transactions whose signature was checked.
-    pub transactions: u64,
-    /// Finality certificates checked.
-    pub certificates: u64,
-    /// Bytes of all blocks.
-    pub block_bytes: u64,
-    /// Last block that a certificate proves final.
-    pub proven: Height,
-    /// Rounds that moved θ.
-    pub rounds_closed: u32,
-    /// Rounds that left θ as it was.
-    pub rounds_void: u32,
-    /// Rounds whose merge and outer step, computed again, are the ledger's.
-    pub computed: BTreeSet<Round>,
-    /// Rounds for which something is not here, and what.
-    pub gaps: Vec<(Round, String)>,
-    /// Rounds that the node said, signed, to have merged: it had everything.
-    pub merged: BTreeSet<Round>,
-    /// Rounds whose blobs were collected by the charter's rule.
-    pub collected: u32,
-    /// Blobs whose hash was checked, and their bytes.
-    pub blobs: u64,
-    /// See `blobs`.
-    pub blob_bytes: u64,
-    /// Checkpoints compared with θ.
-    pub checkpoints: Vec<Round>,
-    /// θ after the last block.
-    pub theta: Option<Hash>,
-    /// Whether a seal covered every file.
-    pub sealed: bool,
-    /// Every contribution that did not count and every peer that was put out, as the ledger has it.
-    pub outs: Vec<Out>,
-    /// What an auditor should know and that is no fault.
-    pub notes: Vec<String>,
-    /// Faults.
-    pub problems: Vec<Problem>,
-}
-
-impl FolderReport {
-    pub(crate) fn problem(&mut self, place: impl ToString, what: impl ToString) {
-        let found = Problem {
-            place: place.to_string(),
-            what: what.to_string(),
-        };
-        if !self.problems.contains(&found) {
-            self.problems.push(found);
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        let problems = self
-            .problems
-            .iter()
-            .map(|found| json!({ "place": found.place, "what": found.what }));
-        json!({
-            "folder": self.path.display().to_string(),
-            "node": self.node,
-            "genesis": self.genesis.map(|hash| hash.to_string()),
-            "height": self.height.0,
-            "proven_height": self.proven.0,
-            "tip": self.tip.map(|hash| hash.to_string()),
-            "transactions": self.transactions,
-            "certificates": self.certificates,
-            "block_bytes": self.block_bytes,
-            "rounds_closed": self.rounds_closed,
-            "rounds_void": self.rounds_void,
-            "merges_recomputed": self.computed.len(),
-            "rounds_with_gaps": self.gaps.len(),
-            "rounds_collected": self.collected,
-            "blobs": self.blobs,
-            "blob_bytes": self.blob_bytes,
-            "checkpoints": self.checkpoints.iter().map(|round| round.0).collect::<Vec<_>>(),
-            "theta_root": self.theta.map(|hash| hash.to_string()),
-            "sealed": self.sealed,
-            "outs": self.outs.iter().map(Out::to_json).collect::<Vec<_>>(),
-            "notes": self.notes,
-            "problems": problems.collect::<Vec<_>>(),
-        })
-    }
-}
-
-/// A contribution that did not count, or a peer that was put out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Out {
-    /// The round under way.
-    pub round: Round,
-    /// Whose or who.
-    pub peer: String,
-    /// What became of it, in a word or two.
-    pub what: &'static str,
-    /// Why, with its figures.
-    pub reason: String,
-}
-
-impl Out {
-    fn to_json(&self) -> Value {
-        json!({ "round": self.round.0, "peer": self.peer, "what": self.what, "reason": self.reason })
-    }
-}
-
-/// The audit of one node's folder, or of a folder of such folders.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// One per node.
-    pub folders: Vec<FolderReport>,
-    /// Faults between folders, or with the folder as a whole.
-    pub problems: Vec<Problem>,
-}
-
-impl Report {
-    /// Whether nothing is wrong.
-    pub fn ok(&self) -> bool {
-        self.problems.is_empty() && !self.folders.is_empty() && self.folders.iter().all(|f| f.problems.is_empty())
-    }
-
-    /// Every fault.
-    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems
-            .iter()
-            .chain(self.folders.iter().flat_map(|folder| &folder.problems))
-    }
-
-    /// For machines.
-    pub fn to_json(&self) -> Value {
-        let problems = self
-            .all_problems()
-            .map(|found| json!({ "place": found.place, "what": found.what }));
-        json!({
-            "ok": self.ok(),
-            "folders": self.folders.iter().map(FolderReport::to_json).collect::<Vec<_>>(),
-            "problems": problems.collect::<Vec<_>>(),
-        })
-    }
-}
-
-/// The folders of nodes in `path`: itself, or those directly below it, in order.
-pub fn node_folders(path: &Path) -> Vec<Folder> {
-    // a damaged or missing file must not make a node's folder look like something else
-    let parts = ["key", "charter.toml", "ledger.redb", "seal", "node.toml"];
-    let looks_like = |path: &Path| parts.iter().any(|name| path.join(name).is_file());
-    if looks_like(path) {
-        return vec![Folder::at(path)];
-    }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut below: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|path| looks_like(path))
-        .collect();
-    below.sort();
-    below.into_iter().map(Folder::at).collect()
-}
+use crate::{
+    charter_file,
+    contents::{Entry, scan, shown},
+    folder::Folder,
+};
+use atoll_protocol::{Charter, Hash, PeerId, Round};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// Audits the node's folder at `path`, or all those below it. `progress` hears what is being checked.
 pub fn audit(path: &Path, mut progress: impl FnMut(&str)) -> Report {
-    let folders = node_folders(path);
     let mut report = Report::default();
-    if folders.is_empty() {
+    let place = shown(path);
+    let found = match folders::look(path) {
+        Ok(found) => found,
+        Err(error) => {
+            let what = error.to_string();
+            report.problems.push(Problem { place, what });
+            return report;
+        }
+    };
+    for error in found.unreadable {
+        let (place, what) = (place.clone(), error.to_string());
+        report.problems.push(Problem { place, what });
+    }
+    if found.nodes.is_empty() {
         let what = match path.is_dir() {
             true => "holds no node's folder; name the folder of a node, or one with nodes' folders in it",
             false if path.exists() => "is a file; name the folder of a node, or one with nodes' folders in it",
             false => "does not exist",
         };
         let what = what.into();
-        report.problems.push(Problem {
-            place: path.display().to_string(),
-            what,
-        });
+        report.problems.push(Problem { place, what });
     }
-    for folder in &folders {
+    for folder in &found.nodes {
         report.folders.push(audit_folder(folder, &mut progress));
     }
-    if folders.iter().any(|folder| folder.path() != path) {
-        note_what_is_not_covered(path, &mut report);
+    if found.nodes.iter().any(|folder| folder.path() != path) {
+        note_what_is_not_covered(path, &found.others, &mut report);
     }
     compare(&mut report);
     report
 }
 
-/// In a folder of nodes: members that have no folder in it, and files that belong to no node.
-fn note_what_is_not_covered(path: &Path, report: &mut Report) {
+/// In a folder of nodes: members that have no folder in it, and what belongs to no node.
+fn note_what_is_not_covered(path: &Path, others: &[Entry], report: &mut Report) {
     let names: Vec<String> = report.folders.iter().map(|folder| folder.node.clone()).collect();
     let charter = report
         .folders
         .first()
-        .and_then(|first| charter_file::read(&Folder::at(&first.path).charter()).ok());
+        .and_then(|first| charter_file::read(&Folder::at(&first.path).charter()).ok()); // else a fault of that folder
     let absent: Vec<String> = charter
         .iter()
         .flat_map(|charter| charter.members.iter().map(|member| member.name.clone()))
         .filter(|name| !names.contains(name))
         .collect();
-    let Some(first) = report.folders.first_mut() else {
-        return;
-    };
     if !absent.is_empty() {
-        first.notes.push(format!(
-            "members without a folder in {}: {}",
-            path.display(),
-            absent.join(", ")
-        ));
+        let note = format!("members without a folder in {}: {}", shown(path), absent.join(", "));
+        report.notes.push(note);
     }
-    for entry in fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().is_file())
-    {
-        first.notes.push(format!(
-            "{} belongs to no node and is not checked",
-            entry.path().display()
-        ));
-    }
+    report.foreign = others.iter().map(Entry::told).collect();
+    let others = others.iter().map(|entry| {
+        let (place, kind) = (shown(&entry.path), entry.kind);
+        format!("{place} is {kind} that belongs to no node and is not checked")
+    });
+    report::note_each(&mut report.notes, "things that belong to no node", others);
 }
 
 /// Nodes of one folder must be of one run.
@@ -270,6 +98,7 @@ fn compare(report: &mut Report) {
         .collect();
     report.problems.extend(other);
     fill_gaps(report);
+    note_twins(report);
     for (index, folder) in report.folders.iter().enumerate() {
         let of_run = |other: &&FolderReport| other.genesis == folder.genesis;
         let differ = |other: &FolderReport| folder.digests.iter().zip(&other.digests).position(|(a, b)| a != b);
@@ -281,6 +110,24 @@ fn compare(report: &mut Report) {
             report.problems.push(Problem { place, what });
         }
     }
+}
+
+/// Two folders of one node are a folder and its copy. Where their ledgers differ, that is a fault of its own.
+fn note_twins(report: &mut Report) {
+    let twins = report.folders.iter().enumerate().filter_map(|(index, folder)| {
+        let whose = |folder: &FolderReport| Some((folder.genesis?, folder.owner?));
+        let mine = whose(folder)?;
+        let twin = report.folders[..index]
+            .iter()
+            .find(|other| whose(other) == Some(mine))?;
+        let (this, that, node) = (shown(&folder.path), shown(&twin.path), &folder.node);
+        Some(format!(
+            "{this} and {that} are both {node}'s: one is a copy. Never run both: two nodes with one key say different \
+             things, for which the key is put out for good"
+        ))
+    });
+    let twins: Vec<String> = twins.collect();
+    report.notes.extend(twins);
 }
 
 /// A node that was away may lack what others have: a round that is computed again from one of the folders is
@@ -311,12 +158,17 @@ fn audit_folder(folder: &Folder, progress: &mut impl FnMut(&str)) -> FolderRepor
         path: folder.path().to_path_buf(),
         ..FolderReport::default()
     };
-    let name = folder.path().display().to_string();
+    let name = shown(folder.path());
     progress(&format!("{name}: files"));
-    let owner = check_identity(folder, &mut report);
-    if let Some(owner) = owner {
-        check_seal(folder, owner, &mut report);
-    }
+    let contents = match scan(folder.path()) {
+        Ok(contents) => contents,
+        Err(error) => {
+            report.problem(name, format!("cannot be read: {error}"));
+            return report;
+        }
+    };
+    let owner = whose::owner_of(folder, &contents, &mut report);
+    whose::note_what_lies_beside(&contents, &mut report);
     let Some(charter) = check_charter(folder, owner, &mut report) else {
         return report;
     };
@@ -331,32 +183,6 @@ fn audit_folder(folder: &Folder, progress: &mut impl FnMut(&str)) -> FolderRepor
     report
 }
 
-fn check_identity(folder: &Folder, report: &mut FolderReport) -> Option<PeerId> {
-    match identity::read(&folder.key()) {
-        Ok(keypair) => Some(keypair.peer()),
-        Err(error) => {
-            report.problem(folder.key().display(), error);
-            None
-        }
-    }
-}
-
-fn check_seal(folder: &Folder, owner: PeerId, report: &mut FolderReport) {
-    match seal::check(folder, owner) {
-        Ok(None) => report.notes.push(
-            "not sealed, because its node is running or was killed: private files, logs and indices are not covered"
-                .into(),
-        ),
-        Ok(Some(differences)) => {
-            report.sealed = true;
-            differences
-                .into_iter()
-                .for_each(|found| report.problem(found.path.display(), found.what));
-        }
-        Err(error) => report.problem(folder.seal().display(), error),
-    }
-}
-
 fn check_charter(folder: &Folder, owner: Option<PeerId>, report: &mut FolderReport) -> Option<Arc<Charter>> {
     let path = folder.charter();
     let charter = match charter_file::read(&path) {
@@ -367,6 +193,7 @@ fn check_charter(folder: &Folder, owner: Option<PeerId>, report: &mut FolderRepo
         }
     };
     report.genesis = Some(charter.genesis());
+    report.owner = owner;
     if let Some(owner) = owner {
         report.node = charter.name_of(&owner);
         if !charter.keys().any(|key| key == owner) {
@@ -379,6 +206,7 @@ fn check_charter(folder: &Folder, owner: Option<PeerId>, report: &mut FolderRepo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use atoll_protocol::Height;
 
     fn folder(name: &str, blocks: &[u8]) -> FolderReport {
         FolderReport {

@@ -3,14 +3,15 @@
 use super::{
     FolderReport,
     chain::History,
-    files::{blob, is_partial},
+    files::{Lack, blob, is_partial},
 };
 use crate::{
-    folder::Folder,
+    contents::{is_checkpoint_name, is_read_with_checkpoints, shown},
+    folder::{Folder, read_limited},
     merging::{apply_plan, plan_of, read_plan, state_of, take_out},
     trainer::manifest_of,
 };
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use atoll_learner::{
     checkpoint,
     data::{Dataset, Manifest, Tokenizer},
@@ -19,12 +20,20 @@ use atoll_ledger::{KeptOut, Outcome, Planned, Roots, RoundRecord, State};
 use atoll_outer::{Merged, OuterState, theta_bytes};
 use atoll_protocol::{
     Charter, Hash, Height, Layout, Round,
-    limits::VALUE_MAX,
+    limits::{BLOB_BYTES_MAX, VALUE_MAX},
     transaction::{Judgement, UnfitReplica},
 };
 use bytes::Bytes;
-use std::{collections::BTreeSet, fs, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use thiserror::Error;
+
+/// Bytes of a file of a checkpoint: θ, and its frame.
+const CHECKPOINT_BYTES_MAX: u64 = BLOB_BYTES_MAX + (1 << 20);
 
 /// Something that a node which was away may not have.
 #[derive(Debug, Error)]
@@ -57,13 +66,11 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
         Ok(()) => {}
     }
     let layout = Layout::of(&charter.model);
-    let tokenizer = blob(folder, &charter.model.tokenizer);
-    let tokenizer = tokenizer.and_then(|bytes| Tokenizer::from_bytes(&bytes).ok());
-    if tokenizer.is_none() && !fetching {
-        report.problem(
-            folder.blob(&charter.model.tokenizer).display(),
-            "the tokenizer is missing or damaged",
-        );
+    let tokenizer = blob(folder, &charter.model.tokenizer).map_err(|lack| lack.to_string());
+    let tokenizer = tokenizer.and_then(|bytes| Tokenizer::from_bytes(&bytes).map_err(|error| error.to_string()));
+    if let Some(error) = tokenizer.as_ref().err().filter(|_| !fetching) {
+        let place = folder.blob(&charter.model.tokenizer);
+        report.problem(place.display(), format!("the tokenizer {error}"));
     }
     let roots = State::genesis(charter.clone()).core().roots;
     let mut replay = Replay {
@@ -72,19 +79,19 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
         layout,
         state: None,
         roots,
-        tokenizer,
+        tokenizer: tokenizer.ok(),
     };
     replay.start(report);
     let last = history.rounds.last().map_or(0, |record| record.round.0);
-    if let Some(theta) = history
-        .theta
-        .filter(|theta| report.height.0 > 0 && blob(folder, theta).is_none())
-    {
+    if let Some(theta) = history.theta.filter(|_| report.height.0 > 0) {
         let place = folder.blob(&theta).display().to_string();
-        let what = "θ after the last block is missing or damaged here; the node fetches it when it starts";
-        match folder.blob(&theta).exists() {
-            true => report.problem(place, what),
-            false => report.notes.push(format!("{place}: {what}")),
+        let what = |lack: &Lack| format!("θ after the last block {lack}; the node fetches it when it starts");
+        match blob(folder, &theta) {
+            Ok(_) => {}
+            Err(lack) if matches!(lack, Lack::Missing) || is_partial(&folder.blob(&theta)) => {
+                report.notes.push(format!("{place}: {}", what(&lack)))
+            }
+            Err(lack) => report.problem(place, what(&lack)),
         }
     }
     for record in &history.rounds {
@@ -96,14 +103,16 @@ pub(super) fn check(folder: &Folder, charter: &Arc<Charter>, history: &History, 
 
 fn check_corpus(folder: &Folder, charter: &Charter) -> anyhow::Result<()> {
     let hash = &charter.data.manifest;
-    let manifest = blob(folder, hash)
-        .with_context(|| format!("the manifest {} is missing or damaged", folder.blob(hash).display()))?;
-    let dataset = Dataset::open(&manifest, |hash| blob(folder, hash))?;
+    let here = |what: &str, hash: &Hash| {
+        blob(folder, hash).map_err(|lack| anyhow!("the {what} {} {lack}", folder.blob(hash).display()))
+    };
+    let manifest = here("manifest", hash)?;
+    for shard in Manifest::from_bytes(&manifest)?.shards() {
+        here("shard", &shard.blake3)?;
+    }
+    let dataset = Dataset::open(&manifest, |hash| blob(folder, hash).ok())?;
     if dataset.tokenizer() != charter.model.tokenizer {
         bail!("the manifest was made with another tokenizer than the charter's");
-    }
-    for shard in Manifest::from_bytes(&manifest)?.shards() {
-        blob(folder, &shard.blake3).with_context(|| format!("shard {} is missing", shard.blake3))?;
     }
     Ok(())
 }
@@ -113,11 +122,16 @@ impl Replay<'_> {
         let model = &self.charter.model;
         let computed = theta_bytes(&atoll_learner::init(model, self.charter.seed));
         let theta = match Hash::of_blob(&computed) == model.theta {
-            true => Some(computed),
-            false => blob(self.folder, &model.theta),
+            true => Ok(computed),
+            false => blob(self.folder, &model.theta).map_err(|lack| {
+                let place = self.folder.blob(&model.theta);
+                anyhow!(
+                    "the charter's initial parameters are not its seed's, and {} {lack}",
+                    place.display()
+                )
+            }),
         };
-        let state = theta.context("the charter's initial parameters are neither its seed's nor in the blob store");
-        match state.and_then(|theta| state_of(self.charter, &self.layout, &theta, None)) {
+        match theta.and_then(|theta| state_of(self.charter, &self.layout, &theta, None)) {
             Ok(state) => self.state = Some(state),
             Err(error) => report.problem(
                 format!("{}: genesis", self.folder.path().display()),
@@ -144,9 +158,12 @@ impl Replay<'_> {
                 if let Some(difference) = difference {
                     report.problem(place.clone(), difference);
                 }
-                if record.matrix != Hash::ZERO && blob(self.folder, &record.matrix).is_none() {
-                    let note = "its inner products are not here; they were computed again and are the ledger's";
-                    report.notes.push(format!("{place}: {note}"));
+                let matrix = (record.matrix != Hash::ZERO).then(|| blob(self.folder, &record.matrix));
+                if let Some(Err(lack)) = matrix {
+                    let note = "they were computed again and are the ledger's";
+                    report
+                        .notes
+                        .push(format!("{place}: the file of its inner products {lack}; {note}"));
                 }
                 if ours != agreed {
                     report.problem(
@@ -212,25 +229,26 @@ impl Replay<'_> {
         let of = |entry: &Planned| {
             let path = self.folder.blob(&entry.blob);
             let (peer, place) = (self.charter.name_of(&entry.peer), path.display());
-            let Some(bytes) = blob(self.folder, &entry.blob) else {
-                if path.exists() && !is_partial(&path) {
-                    bail!("the contribution of {peer} is damaged: {place}");
+            match blob(self.folder, &entry.blob) {
+                Ok(bytes) => Ok(Bytes::from(bytes)),
+                Err(lack) if matches!(lack, Lack::Missing) || is_partial(&path) => {
+                    let what = format!(
+                        "the contribution of {peer} is not here: {place}; a node that was away fetches it when it \
+                         runs, and one that lost it when its blobs folder is moved away first"
+                    );
+                    bail!(NotHere { round, what });
                 }
-                let what = format!(
-                    "the contribution of {peer} is not here: {place}; a node that was away fetches it when it runs, \
-                     and one that lost it when its blobs folder is moved away first"
-                );
-                bail!(NotHere { round, what });
-            };
-            Ok(Bytes::from(bytes))
+                Err(lack) => bail!("the contribution of {peer}, {place}, {lack}"),
+            }
         };
         plan.iter().map(of).collect()
     }
 
+    /// The θ and momentum that are here; what is damaged among them is told with the blobs.
     fn stored(&self, roots: Roots) -> Option<OuterState> {
-        let theta = blob(self.folder, &roots.theta)?;
+        let theta = blob(self.folder, &roots.theta).ok()?;
         let momentum = match roots.momentum {
-            Some(root) => Some(blob(self.folder, &root)?),
+            Some(root) => Some(blob(self.folder, &root).ok()?),
             None => None,
         };
         state_of(self.charter, &self.layout, &theta, momentum.as_deref()).ok()
@@ -272,30 +290,31 @@ impl Replay<'_> {
         }
         for (name, bytes) in &files {
             let path = folder.join(name);
-            match fs::read(&path) {
+            match read_limited(&path, CHECKPOINT_BYTES_MAX) {
                 Ok(found) if found == *bytes => {}
                 Ok(found) => report.problem(path.display(), differs(&found, bytes)),
                 Err(error) => report.problem(path.display(), error),
             }
         }
         report.checkpoints.push(round);
-        others(&folder, &listed, report);
+        others(&folder, report);
     }
 }
 
 /// Where θ is not here any more: the files on disk must be those that the ledger records.
-fn by_manifest(folder: &std::path::Path, recorded: Option<Hash>, report: &mut FolderReport) {
+fn by_manifest(folder: &Path, recorded: Option<Hash>, report: &mut FolderReport) {
     if !folder.exists() {
         return;
     }
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut listed: Vec<(String, Hash)> = entries
-        .filter_map(|entry| {
-            let bytes = fs::read(entry.path()).ok()?;
-            Some((entry.file_name().to_string_lossy().into_owned(), Hash::of_blob(&bytes)))
-        })
-        .collect();
-    listed.sort();
+    others(folder, report);
+    let mut listed = Vec::new();
+    for name in checkpoint::FILES {
+        let path = folder.join(name);
+        match read_limited(&path, CHECKPOINT_BYTES_MAX) {
+            Ok(bytes) => listed.push((name.to_string(), Hash::of_blob(&bytes))),
+            Err(error) => return report.problem(path.display(), error),
+        }
+    }
     match recorded {
         Some(manifest) if manifest == manifest_of(&listed) => {}
         Some(_) => report.problem(folder.display(), "its files are not those that the ledger records"),
@@ -313,11 +332,13 @@ fn differs(found: &[u8], expected: &[u8]) -> String {
     }
 }
 
-fn others(folder: &std::path::Path, listed: &[(String, Hash)], report: &mut FolderReport) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !listed.iter().any(|(known, _)| *known == name) {
-            report.problem(entry.path().display(), "is not a file of the checkpoint");
+/// Files beside the checkpoint's that whoever opens it would read too: other weights, other settings, code.
+fn others(folder: &Path, report: &mut FolderReport) {
+    for path in below(folder, report) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !checkpoint::FILES.contains(&name) && is_read_with_checkpoints(name) {
+            let what = "is not a file of the checkpoint, and programs that open it would read it";
+            report.problem(shown(&path), what);
         }
     }
 }
@@ -328,12 +349,27 @@ fn unknown_checkpoints(folder: &Folder, history: &History, report: &mut FolderRe
         .iter()
         .map(|record| folder.checkpoint(record.round))
         .collect();
-    for entry in fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten() {
-        if !known.contains(&entry.path()) {
-            report.problem(
-                entry.path().display(),
-                "is not the checkpoint of any round in the ledger",
-            );
+    for path in below(&folder.checkpoints(), report) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if is_checkpoint_name(name) && !known.contains(&path) {
+            report.problem(shown(&path), "is not the checkpoint of any round in the ledger");
+        }
+    }
+}
+
+/// What is in a folder, in order; nothing where there is no folder.
+fn below(folder: &Path, report: &mut FolderReport) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    match entries {
+        Ok(entries) => {
+            let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
+            paths.sort();
+            paths
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            report.problem(shown(folder), format!("cannot be read: {error}"));
+            Vec::new()
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 /// Every file of a checkpoint folder, sorted.
-pub(super) const FILES: [&str; 5] = [CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
+pub const FILES: [&str; 5] = [CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
 /// The index of weights in several files, which are not read.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const HEAD: &str = "lm_head.weight";

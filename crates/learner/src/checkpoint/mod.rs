@@ -13,4 +13,5 @@ mod names;
 mod partial;
 
 pub use export::{CheckpointError, export, files};
+pub use hugging_face::FILES;
 pub use import::{Imported, greatest, import, is_complete};
