@@ -8,16 +8,20 @@ mod bench;
 mod calibrate;
 mod demo;
 mod found;
+mod log;
 mod model;
 mod node;
+mod output;
+mod paths;
 mod plot;
+mod signals;
 mod sim;
 mod status;
 mod why;
 
 use atoll_host::{audit::node_folders, folder::Folder};
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 /// Train, audit and use an open language model together, on your own computers.
 #[derive(Parser)]
@@ -59,17 +63,13 @@ enum Command {
     Why(why::Arguments),
 }
 
-/// What libraries log is for developers: ATOLL_LOG=debug shows it.
-const LOG: &str = "off,atoll=warn,atoll_host=warn,atoll_consensus=warn";
-
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ATOLL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    let done = match Arguments::parse().command {
+    log::start();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return told(&answer),
+    };
+    let done = match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => found::init(&arguments),
         Command::Found(arguments) => found::found(&arguments),
@@ -87,10 +87,20 @@ fn main() -> ExitCode {
         Ok(_) if say::lost() => ExitCode::FAILURE,
         Ok(code) => code,
         Err(error) => {
-            eprintln!("atoll: {error:#}");
+            complain!("atoll: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints help, version, or what is wrong with the arguments.
+fn told(answer: &clap::Error) -> ExitCode {
+    let printed = answer.print();
+    if answer.use_stderr() {
+        return ExitCode::from(2);
+    }
+    say::written(printed.and_then(|()| std::io::stdout().flush()));
+    if say::lost() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// The first node's folder in `dir`, or `dir` itself.

@@ -3,7 +3,7 @@
 
 use crate::{
     again::learning,
-    folder::{FolderError, read_limited, write_whole},
+    folder::read_limited,
 };
 use anyhow::{Context as _, bail};
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
@@ -207,11 +207,6 @@ pub fn compare(charter: &Arc<Charter>, sample: &Sample) -> anyhow::Result<Compar
     })
 }
 
-/// Writes a sample.
-pub fn write(path: &Path, sample: &Sample) -> Result<(), FolderError> {
-    write_whole(path, &encode(sample))
-}
-
 /// Reads a sample of a run with this charter.
 pub fn read(path: &Path, charter: &Charter) -> anyhow::Result<Sample> {
     let layout = Layout::of(&charter.model);
@@ -255,7 +250,7 @@ mod tests {
         assert_eq!(compare(&charter, &made).unwrap().finding, Finding::Same);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sample");
-        write(&path, &made).unwrap();
+        std::fs::write(&path, encode(&made)).unwrap();
         assert_eq!(read(&path, &charter).unwrap(), made);
 
         let more = Sample {

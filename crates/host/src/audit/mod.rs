@@ -246,7 +246,7 @@ fn note_what_is_not_covered(path: &Path, report: &mut Report) {
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.path().is_file())
+        .filter(|entry| entry.path().is_file() && entry.file_name() != ".gitignore")
     {
         first.notes.push(format!(
             "{} belongs to no node and is not checked",
