@@ -57,10 +57,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         false => arguments.place.clone(),
     };
     let charter = Arc::new(charter_file::read(&path)?);
-    let written = arguments.write.as_deref().map(|path| claim(path, &charter)).transpose()?;
+    let written = arguments
+        .write
+        .as_deref()
+        .map(|path| claim(path, &charter))
+        .transpose()?;
     if let (Some(output), Some(path)) = (written, &arguments.write) {
         if arguments.samples.iter().any(|sample| output.is_at(sample)) {
-            anyhow::bail!("--write {} would replace a sample that is to be compared; name another file", path.display());
+            anyhow::bail!(
+                "--write {} would replace a sample that is to be compared; name another file",
+                path.display()
+            );
         }
         let steps = arguments.steps.unwrap_or(charter.round.inner_steps.0);
         let machine = format!(

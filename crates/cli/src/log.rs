@@ -58,7 +58,11 @@ mod tests {
             (Err(VarError::NotUnicode("x".into())), LOG, true),
         ] {
             let (filter, wrong) = filter(asked.clone());
-            let parts = |text: &str| text.split(',').map(str::to_string).collect::<std::collections::BTreeSet<_>>();
+            let parts = |text: &str| {
+                text.split(',')
+                    .map(str::to_string)
+                    .collect::<std::collections::BTreeSet<_>>()
+            };
             assert_eq!(parts(&filter.to_string()), parts(becomes), "{asked:?}");
             assert_eq!(wrong.is_some(), said, "{asked:?}");
         }

@@ -100,7 +100,11 @@ fn told(answer: &clap::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     say::written(printed.and_then(|()| std::io::stdout().flush()));
-    if say::lost() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if say::lost() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// The first node's folder in `dir`, or `dir` itself.

@@ -32,7 +32,10 @@ enum Place {
 /// # Errors
 /// Where somebody else's file is there, or none can be.
 pub(crate) fn claim(path: &Path, ours: &str, is_ours: impl FnOnce(&[u8]) -> bool) -> anyhow::Result<Output> {
-    let output = |place| Output { named: path.to_path_buf(), place };
+    let output = |place| Output {
+        named: path.to_path_buf(),
+        place,
+    };
     let shown = path.display();
     let there = match fs::metadata(path) {
         Ok(there) => there,
@@ -60,7 +63,9 @@ pub(crate) fn claim(path: &Path, ours: &str, is_ours: impl FnOnce(&[u8]) -> bool
     let real = fs::canonicalize(path).with_context(|| format!("cannot write {shown}"))?;
     let head = head(&real).with_context(|| format!("cannot read {shown}, which is there already"))?;
     if !head.is_empty() && !is_ours(&head) {
-        bail!("{shown} is there already and is no {ours}; name another file, or move that one away (nothing was changed)");
+        bail!(
+            "{shown} is there already and is no {ours}; name another file, or move that one away (nothing was changed)"
+        );
     }
     if there.permissions().readonly() {
         bail!("{shown} is there already and may not be written; name another file (nothing was changed)");
@@ -219,7 +224,10 @@ mod tests {
         assert_eq!(names(folder.path()), ["absent", "empty", "ours"], "and nothing beside");
         fs::write(at("letter"), "dear").unwrap();
         let refused = taken(&at("letter")).unwrap_err().to_string();
-        assert!(refused.contains("is no text of ours") && refused.contains("nothing was changed"), "{refused}");
+        assert!(
+            refused.contains("is no text of ours") && refused.contains("nothing was changed"),
+            "{refused}"
+        );
         assert_eq!(fs::read_to_string(at("letter")).unwrap(), "dear");
     }
 
@@ -228,13 +236,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("folder")).unwrap();
+        let long = "x".repeat(256);
         for (name, said) in [
             ("folder", "is a folder"),
             ("folder/", "is a folder"),
             ("none/file", "there is no folder"),
             ("none/", "names a folder"),
             ("..", "is a folder"),
-            (&"x".repeat(256), "cannot write"),
+            (long.as_str(), "cannot write"),
         ] {
             let refused = format!("{:#}", taken(&at(name)).unwrap_err());
             assert!(refused.contains(said), "{name}: {refused}");
@@ -264,7 +273,12 @@ mod tests {
         let refused = taken(&at("dangling")).unwrap_err().to_string();
         assert!(refused.contains("is a link to a file that is not there"), "{refused}");
         fs::set_permissions(at("real"), fs::Permissions::from_mode(0o440)).unwrap();
-        assert!(taken(&at("real")).unwrap_err().to_string().contains("may not be written"));
+        assert!(
+            taken(&at("real"))
+                .unwrap_err()
+                .to_string()
+                .contains("may not be written")
+        );
         taken(Path::new("/dev/null")).unwrap().write(b"gone").unwrap();
         assert!(Path::new("/dev/null").exists());
     }

@@ -38,7 +38,11 @@ pub(crate) fn curve(values: &[f64]) -> String {
     };
     let mut drawn: String = cells.iter().enumerate().map(line).collect();
     if finite.len() < values.len() {
-        drawn.push_str(&format!("{} of {} are no numbers and left out\n", values.len() - finite.len(), values.len()));
+        drawn.push_str(&format!(
+            "{} of {} are no numbers and left out\n",
+            values.len() - finite.len(),
+            values.len()
+        ));
     }
     drawn
 }

@@ -52,9 +52,13 @@ pub(crate) fn start() -> anyhow::Result<()> {
         let _inside = runtime.enter();
         Ears::open()?
     };
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || runtime.block_on(async { while let Some(status) = ears.hear().await { heard(status) } }))?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            while let Some(status) = ears.hear().await {
+                heard(status)
+            }
+        })
+    })?;
     Ok(())
 }
 
@@ -110,7 +114,12 @@ impl Gentle {
 
     /// Waits for a signal and gives the status to end with.
     pub(crate) async fn wait(&self) -> u8 {
-        let status = self.asked.clone().wait_for(|status| *status != 0).await.map(|status| *status);
+        let status = self
+            .asked
+            .clone()
+            .wait_for(|status| *status != 0)
+            .await
+            .map(|status| *status);
         self.seen.store(true, Ordering::Relaxed);
         status.unwrap_or(INTERRUPTED)
     }
@@ -170,9 +179,10 @@ impl Ears {
 
     async fn hear(&mut self) -> Option<u8> {
         std::future::poll_fn(|context| {
-            let heard = self.signals.iter_mut().find_map(|(signal, status)| {
-                signal.poll_recv(context).is_ready().then_some(*status)
-            });
+            let heard = self
+                .signals
+                .iter_mut()
+                .find_map(|(signal, status)| signal.poll_recv(context).is_ready().then_some(*status));
             heard.map_or(std::task::Poll::Pending, |status| std::task::Poll::Ready(Some(status)))
         })
         .await

@@ -95,7 +95,10 @@ fn outputs(arguments: &Arguments, scenario: &Path) -> anyhow::Result<(Option<Out
     let ours = |head: &[u8]| head.starts_with(SIGN.as_bytes());
     let smallest = output::claim(path, "scenario that `atoll sim --smallest` wrote", ours)?;
     if smallest.is_at(scenario) || svg.as_ref().is_some_and(|svg| svg.is_same(&smallest)) {
-        bail!("--smallest {} would replace what is read or drawn; name another file", path.display());
+        bail!(
+            "--smallest {} would replace what is read or drawn; name another file",
+            path.display()
+        );
     }
     Ok((svg, Some(smallest)))
 }
@@ -154,7 +157,9 @@ fn simulate(scenario: &Scenario, arguments: &Arguments) -> anyhow::Result<Report
     };
     let world = World::new(scenario, arguments.seed, task).map_err(anyhow::Error::msg)?;
     let bar = say::bar(scenario.rounds.into());
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos} of {len} rounds, {elapsed}")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:30} {pos} of {len} rounds, {elapsed}",
+    )?);
     let report = finish(world, Planted::default(), |ended| bar.set_position(ended as u64));
     bar.finish_and_clear();
     Ok(report)

@@ -162,24 +162,38 @@ fn output_that_nobody_reads_is_no_error_and_output_that_is_lost_is() {
     let dir = home.join("D");
     support::copy(&demo().0, &dir);
     let data = home.join("words.txt");
-    let lines: String = (0..4000).map(|i| format!("line {i} of a text, {}\n", i * i % 97)).collect();
+    let lines: String = (0..4000)
+        .map(|i| format!("line {i} of a text, {}\n", i * i % 97))
+        .collect();
     fs::write(&data, lines).unwrap();
     let ends = |arguments: &[String], out: Stdio| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
-        command.args(arguments).stdin(Stdio::null()).stdout(out).output().unwrap()
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .output()
+            .unwrap()
     };
     for arguments in commands(&text(&dir), &text(&home.join("closed")), &text(&data)) {
         let (reader, gone) = std::io::pipe().unwrap();
         drop(reader);
         let ended = ends(&arguments, gone.into());
-        assert!(ended.status.success() && ended.stderr.is_empty(), "{arguments:?}: {ended:?}");
+        assert!(
+            ended.status.success() && ended.stderr.is_empty(),
+            "{arguments:?}: {ended:?}"
+        );
     }
     for arguments in commands(&text(&dir), &text(&home.join("full")), &text(&data)) {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let ended = ends(&arguments, full.into());
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {said}");
-        assert_eq!(said.matches("cannot write to standard output").count(), 1, "{arguments:?}: {said}");
+        assert_eq!(
+            said.matches("cannot write to standard output").count(),
+            1,
+            "{arguments:?}: {said}"
+        );
         assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
     }
 }
@@ -189,7 +203,11 @@ fn output_that_nobody_reads_is_no_error_and_output_that_is_lost_is() {
 #[test]
 fn errors_that_cannot_be_said_are_no_panic() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    for (arguments, status) in [(vec!["sim", "none"], 1), (vec!["status", "/nowhere"], 1), (vec!["none"], 2)] {
+    for (arguments, status) in [
+        (vec!["sim", "none"], 1),
+        (vec!["status", "/nowhere"], 1),
+        (vec!["none"], 2),
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
         let ended = command.args(&arguments).stdout(full()).stderr(full()).status().unwrap();
         assert_eq!(ended.code(), Some(status), "{arguments:?}");
@@ -216,7 +234,17 @@ fn lists_in_the_help_come_from_the_code() {
 #[test]
 fn rounds_are_counted_from_0_where_people_read_them() {
     let dir = fresh("demo-rounds").join("D");
-    let arguments = ["demo", "--peers", "1", "--rounds", "2", "--inner-steps", "1", "--dir", &text(&dir)];
+    let arguments = [
+        "demo",
+        "--peers",
+        "1",
+        "--rounds",
+        "2",
+        "--inner-steps",
+        "1",
+        "--dir",
+        &text(&dir),
+    ];
     let told = String::from_utf8(atoll(&arguments).stdout).unwrap();
     let rows: Vec<&str> = told
         .lines()

@@ -11,12 +11,24 @@ use support::{PROGRAM, alone, copy, demo, fresh, last_json, node, refused, stder
 
 /// The smallest demo at `dir`, started in the folder `home`.
 fn smallest(home: &Path, dir: &std::ffi::OsStr) -> std::process::Output {
-    let lines: String = (0..4000).map(|i| format!("line {i} of a text, {}\n", i * i % 97)).collect();
+    let lines: String = (0..4000)
+        .map(|i| format!("line {i} of a text, {}\n", i * i % 97))
+        .collect();
     let data = home.with_extension("txt");
     fs::write(&data, lines).unwrap();
     Command::new(PROGRAM)
         .current_dir(home)
-        .args(["demo", "--peers", "1", "--rounds", "1", "--inner-steps", "1", "--json", "--data"])
+        .args([
+            "demo",
+            "--peers",
+            "1",
+            "--rounds",
+            "1",
+            "--inner-steps",
+            "1",
+            "--json",
+            "--data",
+        ])
         .arg(data)
         .arg("--dir")
         .arg(dir)
@@ -42,25 +54,42 @@ fn a_demo_is_made_wherever_a_folder_can_be_and_nothing_beside_it_changes() {
     {
         let home = fresh(&format!("places-{number}")).join("home");
         // what was somebody's before: beside the demo's folder, and in earlier versions' names for it
-        for path in ["play.new/thesis.txt", ".new/thesis.txt", "empty.new/thesis.txt", "y.new/thesis.txt"] {
+        for path in [
+            "play.new/thesis.txt",
+            ".new/thesis.txt",
+            "empty.new/thesis.txt",
+            "y.new/thesis.txt",
+        ] {
             if at != "." {
                 let path = home.join(path);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, "years of work").unwrap();
             }
         }
-        fs::create_dir_all(if dir == "empty/" { home.join("empty") } else { home.clone() }).unwrap();
+        fs::create_dir_all(if dir == "empty/" {
+            home.join("empty")
+        } else {
+            home.clone()
+        })
+        .unwrap();
         let before = tree(&home);
         // a loss that did not fall in one step is no matter here
         let ended = smallest(&home, dir.as_ref());
         let result = last_json(&ended);
-        assert_eq!((&result["peers"], &result["audit_ok"]), (&1.into(), &true.into()), "{dir}: {}", stderr(&ended));
+        assert_eq!(
+            (&result["peers"], &result["audit_ok"]),
+            (&1.into(), &true.into()),
+            "{dir}: {}",
+            stderr(&ended)
+        );
         assert!(home.join(at).join("node-1/key").is_file(), "{dir}");
         let after = tree(&home);
         assert!(before.iter().all(|(path, hash)| after.get(path) == Some(hash)), "{dir}");
         assert!(
-            after.keys().all(|path| before.contains_key(path) || home.join(path).starts_with(home.join(at).canonicalize().unwrap())
-                || Path::new(path).starts_with(at) || at == "."),
+            after.keys().all(|path| before.contains_key(path)
+                || home.join(path).starts_with(home.join(at).canonicalize().unwrap())
+                || Path::new(path).starts_with(at)
+                || at == "."),
             "{dir}: {after:?}"
         );
         assert!(!home.join(at).join(".atoll-demo-partial").exists());
@@ -93,14 +122,17 @@ fn where_no_demo_can_be_is_said_in_one_line_and_nothing_is_changed() {
         ("file", "is no folder"),
         ("file/", "is no folder"),
         ("file/sub", "cannot make the folder"),
-        (&long, "cannot make the folder"),
+        (long.as_str(), "cannot make the folder"),
         ("a/b/../../file", "is no folder"),
         ("", "--dir needs a name"),
     ];
     #[cfg(target_os = "linux")]
     {
         std::os::unix::fs::symlink("nowhere", home.join("dangling")).unwrap();
-        cases.extend([("dangling", "a link that leads nowhere"), ("/sys/play", "cannot make the folder")]);
+        cases.extend([
+            ("dangling", "a link that leads nowhere"),
+            ("/sys/play", "cannot make the folder"),
+        ]);
     }
     let before = tree(&home.join("full"));
     for (dir, part) in cases {
@@ -134,7 +166,10 @@ fn what_does_not_belong_together_is_not_started() {
     copy(&node(&dir, 2), &dir.join("node-2-backup"));
     let before = tree(&dir);
     let said = refused(&["demo", "--dir", &place]);
-    assert!(said.contains("/node-2 and ") && said.contains("/node-2-backup hold the same key"), "{said}");
+    assert!(
+        said.contains("/node-2 and ") && said.contains("/node-2-backup hold the same key"),
+        "{said}"
+    );
     assert_eq!(tree(&dir), before);
     fs::remove_dir_all(dir.join("node-2-backup")).unwrap();
     // a node of another run, which would get other addresses
@@ -153,7 +188,9 @@ fn what_does_not_belong_together_is_not_started() {
     // nodes of a real run are no demo's
     for number in 1..=4 {
         let charter = node(&dir, number).join("charter.toml");
-        let other = fs::read_to_string(&charter).unwrap().replacen("name = \"demo\"", "name = \"ours\"", 1);
+        let other = fs::read_to_string(&charter)
+            .unwrap()
+            .replacen("name = \"demo\"", "name = \"ours\"", 1);
         fs::write(&charter, other).unwrap();
     }
     let before = tree(&dir);
@@ -170,7 +207,20 @@ fn what_a_seed_promises() {
     let made = |dir: &str, seed: &str| {
         let ended = Command::new(PROGRAM)
             .current_dir(&home)
-            .args(["demo", "--peers", "2", "--rounds", "1", "--inner-steps", "1", "--json", "--seed", seed, "--dir", dir])
+            .args([
+                "demo",
+                "--peers",
+                "2",
+                "--rounds",
+                "1",
+                "--inner-steps",
+                "1",
+                "--json",
+                "--seed",
+                seed,
+                "--dir",
+                dir,
+            ])
             .output()
             .unwrap();
         let keys = [1, 2].map(|number| fs::read(node(&home.join(dir), number).join("key")).unwrap());
@@ -188,22 +238,44 @@ fn files_of_others_are_not_written_over() {
     let home = fresh("places-files");
     let at = |name: &str| text(&home.join(name));
     fs::write(at("letter"), "dear").unwrap();
-    fs::write(at("fails.toml"), "name = \"fails\"\nabout = \"\"\nnodes = 5\nrounds = 1\n").unwrap();
+    fs::write(
+        at("fails.toml"),
+        "name = \"fails\"\nabout = \"\"\nnodes = 5\nrounds = 1\n",
+    )
+    .unwrap();
     fs::create_dir(at("folder")).unwrap();
     let before = tree(&home);
     let fails = at("fails.toml");
     let node = text(&demo().0.join("node-1"));
     for (arguments, part) in [
-        (vec!["sim", "calm", "--svg", &at("letter")], "is no picture that atoll drew"),
-        (vec!["sim", "calm", "--svg", &at("fails.toml")], "is no picture that atoll drew"),
+        (
+            vec!["sim", "calm", "--svg", &at("letter")],
+            "is no picture that atoll drew",
+        ),
+        (
+            vec!["sim", "calm", "--svg", &at("fails.toml")],
+            "is no picture that atoll drew",
+        ),
         (vec!["sim", "calm", "--svg", &at("folder")], "is a folder"),
         (vec!["sim", "calm", "--svg", &at("none/x.svg")], "there is no folder"),
         (vec!["sim", "calm", "--smallest", &at("letter")], "is no scenario that"),
         (vec!["sim", &fails, "--smallest", &fails], "is no scenario that"),
-        (vec!["sim", "calm", "--svg", &at("x"), "--smallest", &at("x")], "would replace what is read or drawn"),
-        (vec!["calibrate", &node, "--write", &at("letter"), "--steps", "1"], "is no sample of this run"),
-        (vec!["calibrate", &node, "--write", &at("folder"), "--steps", "1"], "is a folder"),
-        (vec!["bench", "convergence", "--out", &at("letter")], "cannot make the folder"),
+        (
+            vec!["sim", "calm", "--svg", &at("x"), "--smallest", &at("x")],
+            "would replace what is read or drawn",
+        ),
+        (
+            vec!["calibrate", &node, "--write", &at("letter"), "--steps", "1"],
+            "is no sample of this run",
+        ),
+        (
+            vec!["calibrate", &node, "--write", &at("folder"), "--steps", "1"],
+            "is a folder",
+        ),
+        (
+            vec!["bench", "convergence", "--out", &at("letter")],
+            "cannot make the folder",
+        ),
     ] {
         let said = refused(&arguments);
         assert!(said.contains(part), "{arguments:?}: {said}");
@@ -237,7 +309,15 @@ fn what_is_ours_is_replaced_and_streams_are_written_to() {
     assert!(first.starts_with("<svg ") && second.starts_with("<svg ") && first != second);
     let node = text(&demo().0.join("node-1"));
     for _ in 0..2 {
-        well(&["calibrate", &node, "--write", &at("here.sample"), "--steps", "1", "--json"]);
+        well(&[
+            "calibrate",
+            &node,
+            "--write",
+            &at("here.sample"),
+            "--steps",
+            "1",
+            "--json",
+        ]);
     }
     assert_eq!(support::files(&home), ["calm.svg", "here.sample"]);
     #[cfg(target_os = "linux")]

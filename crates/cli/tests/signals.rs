@@ -29,7 +29,10 @@ fn gone(processes: &[u32]) {
 fn stopped_while_making(home: &Path, with: &str) -> (ExitStatus, PathBuf) {
     let dir = home.join("play");
     let place = text(&dir);
-    let running = Running::start(&["demo", "--rounds", "1", "--dir", &place, "--json"], &home.with_extension("stderr"));
+    let running = Running::start(
+        &["demo", "--rounds", "1", "--dir", &place, "--json"],
+        &home.with_extension("stderr"),
+    );
     until(
         "the first key",
         || dir.join(".atoll-demo-partial/node-1/key").exists().then_some(()),
@@ -61,13 +64,30 @@ fn a_demo_that_is_killed_while_it_is_made_is_made_by_the_next_start() {
     assert!(dir.join(".atoll-demo-partial").is_dir());
     // another corpus than the killed start had
     let data = home.join("data.txt");
-    let lines: String = (0..4000).map(|i| format!("line {i} of a text, {}\n", i * i % 97)).collect();
+    let lines: String = (0..4000)
+        .map(|i| format!("line {i} of a text, {}\n", i * i % 97))
+        .collect();
     fs::write(&data, lines).unwrap();
     let arguments = [
-        "demo", "--peers", "1", "--rounds", "1", "--inner-steps", "2", "--dir", &text(&dir), "--data", &text(&data), "--json",
+        "demo",
+        "--peers",
+        "1",
+        "--rounds",
+        "1",
+        "--inner-steps",
+        "2",
+        "--dir",
+        &text(&dir),
+        "--data",
+        &text(&data),
+        "--json",
     ];
     let result = last_json(&well(&arguments));
-    assert_eq!((&result["peers"], &result["audit_ok"]), (&1.into(), &true.into()), "{result}");
+    assert_eq!(
+        (&result["peers"], &result["audit_ok"]),
+        (&1.into(), &true.into()),
+        "{result}"
+    );
     assert!(!dir.join(".atoll-demo-partial").exists());
 }
 
@@ -81,7 +101,11 @@ fn the_audit_of_a_finished_demo_can_be_stopped() {
     let sealed = |number| node(&dir, number).join("seal").exists();
     until(
         "the start of the nodes",
-        || (1..=4).all(|number| events(&node(&dir, number)).len() > demo_events(number)).then_some(()),
+        || {
+            (1..=4)
+                .all(|number| events(&node(&dir, number)).len() > demo_events(number))
+                .then_some(())
+        },
         || running.errors(),
     );
     // all have ended when all are sealed and no process is left: from then on it audits
@@ -109,7 +133,11 @@ fn a_second_signal_ends_at_once_and_leaves_no_node() {
     let running = Running::start(&arguments, &dir.with_extension("stderr"));
     until(
         "a step of every node",
-        || (1..=4).all(|number| events(&node(&dir, number)).iter().any(|event| event["event"] == "step")).then_some(()),
+        || {
+            (1..=4)
+                .all(|number| events(&node(&dir, number)).iter().any(|event| event["event"] == "step"))
+                .then_some(())
+        },
         || running.errors(),
     );
     let nodes = children_of(running.id());
@@ -143,7 +171,11 @@ fn a_node_that_dies_is_named_with_its_last_words_and_its_log() {
     let said = support::stderr(&ended);
     assert_eq!(ended.status.code(), Some(1), "{said}");
     let last = said.lines().last().unwrap();
-    for part in ["atoll: node-3 ended before the run was done: ", "trainer.bin is damaged", "node-3/events.jsonl"] {
+    for part in [
+        "atoll: node-3 ended before the run was done: ",
+        "trainer.bin is damaged",
+        "node-3/events.jsonl",
+    ] {
         assert!(last.contains(part), "{part}: {said}");
     }
     let own = said.lines().filter(|line| line.starts_with("node-3: ")).count();
@@ -168,15 +200,27 @@ fn who_is_told_to_outlive_the_terminal_does() {
     let told = || fs::read_to_string(&errors).unwrap_or_default();
     until(
         "the start of the nodes",
-        || (1..=4).all(|number| !events(&node(&dir, number)).is_empty()).then_some(()),
+        || {
+            (1..=4)
+                .all(|number| !events(&node(&dir, number)).is_empty())
+                .then_some(())
+        },
         told,
     );
     signal("-HUP", child.id());
-    let steps = || events(&node(&dir, 1)).iter().filter(|event| event["event"] == "step").count();
+    let steps = || {
+        events(&node(&dir, 1))
+            .iter()
+            .filter(|event| event["event"] == "step")
+            .count()
+    };
     let before = steps();
     until("another step", || (steps() > before).then_some(()), told);
     signal("-TERM", child.id());
     assert_eq!(child.wait().unwrap().code(), Some(143), "{}", told());
     let before = tree(&dir);
-    assert!(before.keys().filter(|path| path.ends_with("/seal")).count() == 4, "ended in order: {before:?}");
+    assert!(
+        before.keys().filter(|path| path.ends_with("/seal")).count() == 4,
+        "ended in order: {before:?}"
+    );
 }

@@ -1,10 +1,7 @@
 //! How far apart two machines train the same: a contribution on rows that everybody can make, written on one
 //! machine and made again on another. What `audit.tolerance` must let pass follows from that.
 
-use crate::{
-    again::learning,
-    folder::read_limited,
-};
+use crate::{again::learning, folder::read_limited};
 use anyhow::{Context as _, bail};
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::Terms;

@@ -64,6 +64,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         });
         say!("{line}"); // whoever reads may have gone; the others need this node
     })?;
-    say!("{}", json!({ "event": "done", "theta": theta.to_string(), "sent": sent }));
+    say!(
+        "{}",
+        json!({ "event": "done", "theta": theta.to_string(), "sent": sent })
+    );
     Ok(ExitCode::SUCCESS)
 }

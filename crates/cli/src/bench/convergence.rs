@@ -92,12 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs what is missing. If it was stopped, the status to end with.
-fn campaign_run(
-    campaign: &Campaign,
-    task: &Task,
-    book: &Book,
-    arguments: &Arguments,
-) -> anyhow::Result<Option<u8>> {
+fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Arguments) -> anyhow::Result<Option<u8>> {
     let gentle = signals::gentle()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or(cores, usize::from);
@@ -130,7 +125,8 @@ fn campaign_run(
 }
 
 fn head(preset: Preset, task: &Task, data: Option<&Path>) -> String {
-    format!(        "# `atoll bench convergence --preset {}`\n\natoll {}, corpus {} ({} training tokens, bytes), manifest {}. Losses are held-out nats per byte, mean ± half the range over the seeds; the gap is to all-reduce with AdamW. Learning rates are chosen from small grids, of three for all-reduce and CocktailSGD and of two for the others; outer optimizers are as the row says. Bytes are what a peer sends and receives per token that it trains on. Times are in inner steps of a peer.\n\n",
+    format!(
+        "# `atoll bench convergence --preset {}`\n\natoll {}, corpus {} ({} training tokens, bytes), manifest {}. Losses are held-out nats per byte, mean ± half the range over the seeds; the gap is to all-reduce with AdamW. Learning rates are chosen from small grids, of three for all-reduce and CocktailSGD and of two for the others; outer optimizers are as the row says. Bytes are what a peer sends and receives per token that it trains on. Times are in inner steps of a peer.\n\n",
         preset.name(),
         env!("CARGO_PKG_VERSION"),
         data.map_or("the project's sources".to_string(), |path| path.display().to_string()),

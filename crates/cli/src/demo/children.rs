@@ -150,7 +150,13 @@ impl Children {
             if running.is_empty() {
                 break;
             }
-            let names = || running.iter().map(|at| self.names[*at].as_str()).collect::<Vec<_>>().join(", ");
+            let names = || {
+                running
+                    .iter()
+                    .map(|at| self.names[*at].as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
             if began.elapsed() > WAIT_SAID && !std::mem::replace(&mut said, true) {
                 complain!("waiting for {} to end; a second Ctrl-C kills what still runs", names());
             }
@@ -238,8 +244,14 @@ mod tests {
     #[test]
     fn the_last_words_of_a_node() {
         for (line, words) in [
-            ("atoll: consensus stopped: no reason given", Some("consensus stopped: no reason given")),
-            ("thread 'main' panicked at x.rs:1:2:", Some("thread 'main' panicked at x.rs:1:2:")),
+            (
+                "atoll: consensus stopped: no reason given",
+                Some("consensus stopped: no reason given"),
+            ),
+            (
+                "thread 'main' panicked at x.rs:1:2:",
+                Some("thread 'main' panicked at x.rs:1:2:"),
+            ),
             ("note: run with `RUST_BACKTRACE=1`", None),
             ("   ", None),
         ] {

@@ -146,18 +146,31 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Which nodes ended otherwise than they should, the `first` of them first, and where more stands.
 fn fault(demo: &Demo, view: &View, failed: &[Failed], first: Option<usize>) -> String {
-    let logs = |node: usize| demo.nodes.get(node).map_or(String::new(), |folder| folder.log().display().to_string());
+    let logs = |node: usize| {
+        demo.nodes
+            .get(node)
+            .map_or(String::new(), |folder| folder.log().display().to_string())
+    };
     let told = |failed: &Failed| {
         let when = match first {
             Some(first) if first == failed.node => "ended before the run was done",
             _ => "did not end cleanly",
         };
-        format!("{} {when}: {}; its log is {}", view.name(failed.node), failed.how, logs(failed.node))
+        format!(
+            "{} {when}: {}; its log is {}",
+            view.name(failed.node),
+            failed.how,
+            logs(failed.node)
+        )
     };
     let mut failed: Vec<_> = failed.iter().collect();
     failed.sort_by_key(|failed| Some(failed.node) != first);
     match (first, &failed[..]) {
-        (Some(node), []) => format!("{} ended before the run was done; its log is {}", view.name(node), logs(node)),
+        (Some(node), []) => format!(
+            "{} ended before the run was done; its log is {}",
+            view.name(node),
+            logs(node)
+        ),
         // the others ended because it was asked of them
         (Some(node), [one, ..]) if one.node == node => told(one),
         _ => failed.into_iter().map(told).collect::<Vec<_>>().join("; "),
@@ -167,11 +180,7 @@ fn fault(demo: &Demo, view: &View, failed: &[Failed], first: Option<usize>) -> S
 fn introduce(demo: &Demo, parameters: usize) {
     let (model, rules) = (&demo.charter.model, &demo.charter.round);
     let going = if demo.resumed { "going on with" } else { "made" };
-    say!(
-        "{going} {}: genesis {}",
-        demo.dir().display(),
-        demo.charter.genesis()
-    );
+    say!("{going} {}: genesis {}", demo.dir().display(), demo.charter.genesis());
     say!(
         "{} nodes, {} parameters ({} layers, width {}, vocabulary {}), {} rounds of {} steps",
         demo.nodes.len(),
@@ -185,11 +194,7 @@ fn introduce(demo: &Demo, parameters: usize) {
 }
 
 /// Listens until every node is done, one ends by itself, or the user interrupts.
-async fn watch(
-    view: &mut View,
-    gentle: &Gentle,
-    mut words: mpsc::UnboundedReceiver<Word>,
-) -> anyhow::Result<Ending> {
+async fn watch(view: &mut View, gentle: &Gentle, mut words: mpsc::UnboundedReceiver<Word>) -> anyhow::Result<Ending> {
     let mut progress = tokio::time::Instant::now();
     loop {
         let word = tokio::select! {
@@ -275,12 +280,7 @@ fn figures(history: &History, report: &Report, parameters: usize) -> Value {
     })
 }
 
-fn tell(
-    arguments: &Arguments,
-    demo: &Demo,
-    view: &View,
-    (result, report): (&Value, &Report),
-) -> anyhow::Result<()> {
+fn tell(arguments: &Arguments, demo: &Demo, view: &View, (result, report): (&Value, &Report)) -> anyhow::Result<()> {
     let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
     let curve = plot::curve(&view.curve());
     if !curve.is_empty() {

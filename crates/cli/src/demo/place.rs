@@ -75,7 +75,9 @@ impl Place {
 
     /// Whether nothing is in it but what systems put into every folder.
     pub(super) fn is_empty(&self) -> anyhow::Result<bool> {
-        Ok(entries(&self.dir)?.iter().all(|name| NOTHING.iter().any(|nothing| name == nothing)))
+        Ok(entries(&self.dir)?
+            .iter()
+            .all(|name| NOTHING.iter().any(|nothing| name == nothing)))
     }
 
     /// Removes what a killed start left, or moves it on if it was whole.
@@ -109,7 +111,11 @@ impl Place {
             _marker: None,
         };
         let marker = stage.path.join(MARKER);
-        let mut file = File::options().write(true).create_new(true).open(&marker).with_context(failed)?;
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&marker)
+            .with_context(failed)?;
         let _ = file.try_lock(); // where no file can be locked, the nodes say so
         file.write_all(MARK.as_bytes()).with_context(failed)?;
         stage._marker = Some(file);
@@ -208,7 +214,10 @@ fn abandoned(stage: &Path) -> anyhow::Result<Option<File>> {
     let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            bail!("another `atoll demo` is making {}; wait until it is done", stage.display())
+            bail!(
+                "another `atoll demo` is making {}; wait until it is done",
+                stage.display()
+            )
         }
         _ => Ok(Some(file)),
     }
@@ -280,7 +289,11 @@ mod tests {
                 false => {
                     drop(stage);
                     drop(place);
-                    assert_eq!(names(home.path()), [""; 0], "folders that were made for it are gone too");
+                    assert_eq!(
+                        names(home.path()),
+                        [""; 0],
+                        "folders that were made for it are gone too"
+                    );
                 }
             }
         }
@@ -362,7 +375,10 @@ mod tests {
         let after = fs::metadata(&dir).unwrap();
         assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()));
         assert!(link.is_symlink() && link.join("node-1").is_dir());
-        let refused = Place::take(&home.path().join("dangling")).map(drop).unwrap_err().to_string();
+        let refused = Place::take(&home.path().join("dangling"))
+            .map(drop)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("a link that leads nowhere"), "{refused}");
     }
 }

@@ -54,7 +54,13 @@ impl Demo {
 
     /// The nodes' names, which are those of their folders.
     pub(super) fn names(&self) -> Vec<String> {
-        let name = |node: &Folder| node.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |node: &Folder| {
+            node.path()
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         self.nodes.iter().map(name).collect()
     }
 }
@@ -175,7 +181,11 @@ fn agrees(arguments: &Arguments, charter: &Charter, nodes: usize) -> anyhow::Res
             );
         }
     }
-    let other_seed = |seed: &u64| !charter.keys().any(|key| key == Keypair::from_seed(&secret(*seed, 1).0).peer());
+    let other_seed = |seed: &u64| {
+        !charter
+            .keys()
+            .any(|key| key == Keypair::from_seed(&secret(*seed, 1).0).peer())
+    };
     let judged = arguments.audits || !arguments.liars.is_empty();
     for (name, differs, why) in [
         ("--data", arguments.data.is_some(), "has its corpus already"),

@@ -86,7 +86,11 @@ impl View {
             "traffic" => self.sent[node] = event["sent"].as_u64().unwrap_or(0),
             "done" => self.done[node] = true,
             "diverged" | "merge_failed" | "broken" | "skipped" => {
-                self.say(&format!("{}: {}", self.name(node), event["text"].as_str().unwrap_or("?")));
+                self.say(&format!(
+                    "{}: {}",
+                    self.name(node),
+                    event["text"].as_str().unwrap_or("?")
+                ));
             }
             "excluded" | "dormant" => {
                 let (what, peer) = (
