@@ -28,7 +28,7 @@ use std::{io::Write as _, process::ExitCode};
 #[command(
     name = "atoll",
     version,
-    after_help = "Examples:\n  atoll demo                         four nodes on this machine train a model, then audit it\n  atoll audit atoll-demo             check everything they did\n  atoll generate atoll-demo --prompt \"pub fn \"\n\nEach command has its own --help with examples."
+    after_help = "Examples:\n  atoll demo                         four nodes on this machine train a model, then audit it\n  atoll audit atoll-demo             check everything they did\n  atoll generate atoll-demo --prompt \"pub fn \"\n\nEach command has its own --help with examples. Rounds are counted from 0 everywhere."
 )]
 struct Arguments {
     #[command(subcommand)]

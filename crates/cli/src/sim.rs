@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let report = simulate(&scenario, arguments)?;
     let wall = began.elapsed();
     if let Some(svg) = svg {
-        svg.write(output::signed_svg(&report.svg()).as_bytes())?;
+        svg.write(report.svg().as_bytes())?;
     }
     match arguments.json {
         true => say_part!("{}", json_lines(&report, wall)),
@@ -87,7 +87,8 @@ const SIGN: &str = "# The smallest scenario that `atoll sim` found to fail.";
 /// The files that are to be written: the picture, and the smallest scenario that fails.
 fn outputs(arguments: &Arguments, scenario: &Path) -> anyhow::Result<(Option<Output>, Option<Output>)> {
     let svg = arguments.svg.as_deref();
-    let svg = svg.map(|path| output::claim(path, "picture that atoll drew", output::is_our_svg));
+    let drawn = |head: &[u8]| output::is_our_svg(head, &[", seed ", " nodes, ", " rounds</text>"]);
+    let svg = svg.map(|path| output::claim(path, "picture that `atoll sim` drew", drawn));
     let svg = svg.transpose()?;
     let Some(path) = &arguments.smallest else {
         return Ok((svg, None));

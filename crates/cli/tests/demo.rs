@@ -218,6 +218,7 @@ fn errors_that_cannot_be_said_are_no_panic() {
 fn lists_in_the_help_come_from_the_code() {
     let help = |arguments: &[&str]| String::from_utf8(well(arguments).stdout).unwrap();
     let demo = help(&["demo", "--help"]);
+    assert!(demo.contains("Rounds are counted from 0"), "{demo}");
     for liar in atoll_host::liars::Liar::ALL {
         assert!(demo.contains(liar.name()), "{liar}");
     }

@@ -250,11 +250,11 @@ fn files_of_others_are_not_written_over() {
     for (arguments, part) in [
         (
             vec!["sim", "calm", "--svg", &at("letter")],
-            "is no picture that atoll drew",
+            "is no picture that `atoll sim` drew",
         ),
         (
             vec!["sim", "calm", "--svg", &at("fails.toml")],
-            "is no picture that atoll drew",
+            "is no picture that `atoll sim` drew",
         ),
         (vec!["sim", "calm", "--svg", &at("folder")], "is a folder"),
         (vec!["sim", "calm", "--svg", &at("none/x.svg")], "there is no folder"),

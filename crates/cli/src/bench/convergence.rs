@@ -1,7 +1,7 @@
 //! `atoll bench convergence`.
 
 use super::{progress, results_file, results_folder};
-use crate::{demo::corpus, output::signed_svg, signals};
+use crate::{demo::corpus, signals};
 use atoll_bench::convergence::{
     self, Book, Campaign, Preset, Progress, Task,
     campaign::CampaignError,
@@ -21,7 +21,7 @@ use std::{
 /// run: the same command goes on where it was stopped.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Writes results.jsonl, table.md and plot.svg into the output folder. smoke takes under a minute, table hours, large about a day on two cores.\n\nExamples:\n  atoll bench convergence\n  atoll bench convergence --preset table --data texts.txt --out results/table\n  atoll bench convergence --json | tail -1"
+    after_help = "Writes results.jsonl, table.md and plot.svg into atoll-bench/PRESET of the working folder, or where --out says, and into nothing else. smoke takes under a minute, table hours, large about a day on two cores.\n\nExamples:\n  atoll bench convergence\n  atoll bench convergence --preset table --data texts.txt --out results/table\n  atoll bench convergence --json | tail -1"
 )]
 pub(crate) struct Arguments {
     /// What to run
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let stopped = campaign_run(&campaign, &task, &book, arguments)?;
     let rows = table::rows(&campaign, &book);
     page.write((head(preset, &task, arguments.data.as_deref()) + &table::markdown(&rows)).as_bytes())?;
-    picture.write(signed_svg(&plot::svg(&rows, &preset.main_column())).as_bytes())?;
+    picture.write(plot::svg(&rows, &preset.main_column()).as_bytes())?;
     if let Some(status) = stopped {
         let (done, of) = (campaign.done(&book), campaign.runs());
         complain!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let column = preset.main_column();
     match arguments.json {
-        true => say!("{}", summary(&rows, &column)),
+        true => say!("{}", summary(&rows, &column, &out)),
         false => {
             say!("{}", table::markdown(&rows));
             say!("results, table and plot are in {}", out.display());
@@ -135,7 +135,7 @@ fn head(preset: Preset, task: &Task, data: Option<&Path>) -> String {
     )
 }
 
-fn summary(rows: &[Row], main: &str) -> serde_json::Value {
+fn summary(rows: &[Row], main: &str, out: &Path) -> serde_json::Value {
     let arm = |row: &Row| {
         json!({
             "name": row.name,
@@ -152,7 +152,7 @@ fn summary(rows: &[Row], main: &str) -> serde_json::Value {
     let arms: Vec<_> = rows.iter().filter(|row| row.column == main).map(arm).collect();
     let others: Vec<_> = rows.iter().filter(|row| row.column != main).map(arm).collect();
     match others.is_empty() {
-        true => json!({ "arms": arms }),
-        false => json!({ "arms": arms, "other_columns": others }),
+        true => json!({ "arms": arms, "out": out.display().to_string() }),
+        false => json!({ "arms": arms, "other_columns": others, "out": out.display().to_string() }),
     }
 }

@@ -79,17 +79,35 @@ fn results_folder(named: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> 
     if named.is_none() && !ignore.exists() {
         fs::write(&ignore, "*\n").with_context(|| format!("cannot write {}", ignore.display()))?;
     }
-    complain!("results are kept in {}", out.display());
+    let out = std::path::absolute(out)?;
+    complain!("atoll: results are kept in {}", out.display());
     Ok(out)
 }
 
 /// Where results are kept if nobody names a folder.
 const USUAL: &str = "atoll-bench";
 
+/// What stands over every plot.
+const PLOT: &str = "Held-out loss against bytes";
+
 /// Takes a file in the results' folder, which must not be somebody else's.
 fn results_file(out: &Path, name: &str, bench: &str) -> anyhow::Result<Output> {
     let title = format!("# `atoll bench {bench} ");
     output::claim(&out.join(name), &format!("result of `atoll bench {bench}`"), |head| {
-        head.starts_with(title.as_bytes()) || output::is_our_svg(head)
+        head.starts_with(title.as_bytes()) || output::is_our_svg(head, &[PLOT])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_is_known_again() {
+        let svg = atoll_bench::convergence::plot::svg(&[], "a column");
+        assert!(output::is_our_svg(
+            svg.as_bytes().get(..4096).unwrap_or(svg.as_bytes()),
+            &[PLOT]
+        ));
+    }
 }

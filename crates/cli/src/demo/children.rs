@@ -12,6 +12,7 @@ use atoll_host::{
 use indicatif::ProgressBar;
 use serde_json::Value;
 use std::{
+    io::{IsTerminal as _, stderr},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -157,7 +158,8 @@ impl Children {
                     .collect::<Vec<_>>()
                     .join(", ")
             };
-            if began.elapsed() > WAIT_SAID && !std::mem::replace(&mut said, true) {
+            // where somebody waits
+            if stderr().is_terminal() && began.elapsed() > WAIT_SAID && !std::mem::replace(&mut said, true) {
                 complain!("waiting for {} to end; a second Ctrl-C kills what still runs", names());
             }
             if began.elapsed() > END_WAIT && !std::mem::replace(&mut killed, true) {

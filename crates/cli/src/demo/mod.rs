@@ -43,11 +43,10 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Starts several nodes on this machine, each with its own process, key and folder. They train a small
 /// model together on their own ledger; then everything they did is audited.
 ///
-/// Ctrl-C ends all of them cleanly, a second one at once; the same command with the same --dir goes on. Rounds are
-/// counted from 0, here as everywhere.
+/// Ctrl-C ends all of them cleanly, a second one at once; the same command with the same --dir goes on.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit status: 0 only if held-out loss fell and the audit passed; 130 after Ctrl-C.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1\n  atoll demo --peers 8 --liars scale-100,zeros --dir liars"
+    after_help = "Exit status: 0 only if held-out loss fell and the audit passed; 130 after Ctrl-C.\nCtrl-C ends all nodes in order, a second one at once; the same command with the same --dir goes on.\nRounds are counted from 0, here as in checkpoints, status, why and audit.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1\n  atoll demo --peers 8 --liars scale-100,zeros --dir liars"
 )]
 pub(crate) struct Arguments {
     /// How many nodes [default: 4]
