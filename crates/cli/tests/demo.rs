@@ -60,6 +60,17 @@ fn every_node_ends_with_the_same_parameters() {
 }
 
 #[test]
+fn its_audit_has_nothing_to_note() {
+    let told = well(&["audit", &text(&demo().0)]).stdout;
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.ends_with("audit passed: every check holds\n"), "{told}");
+    assert!(
+        !told.contains("note ") && !told.contains("belongs to no node"),
+        "{told}"
+    );
+}
+
+#[test]
 fn its_model_can_be_used_from_every_folder() {
     let (dir, result) = demo();
     let words = fresh("demo-words").join("words.txt");

@@ -83,6 +83,11 @@ fn a_demo_is_made_wherever_a_folder_can_be_and_nothing_beside_it_changes() {
             stderr(&ended)
         );
         assert!(home.join(at).join("node-1/key").is_file(), "{dir}");
+        let ignored = fs::read_to_string(home.join(at).join(".gitignore")).unwrap();
+        assert_eq!(
+            ignored, "*\n",
+            "keys must not get into a repository that the folder lies in"
+        );
         let after = tree(&home);
         assert!(before.iter().all(|(path, hash)| after.get(path) == Some(hash)), "{dir}");
         assert!(

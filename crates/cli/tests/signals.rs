@@ -184,6 +184,31 @@ fn a_node_that_dies_is_named_with_its_last_words_and_its_log() {
 }
 
 #[test]
+fn a_bench_that_is_stopped_goes_on_where_it_was() {
+    let out = fresh("signals-bench").join("out");
+    let arguments = ["bench", "convergence", "--json", "--threads", "1", "--out", &text(&out)];
+    let mut running = Running::start(&arguments, &out.with_extension("stderr"));
+    running.wait_for("a run", |line| line["result"].is_object());
+    signal("-INT", running.id());
+    let (status, lines, errors) = running.ended();
+    assert_eq!(status.code(), Some(130), "{errors}");
+    assert!(errors.contains("the same command goes on where it was"), "{errors}");
+    let kept = fs::read_to_string(out.join("results.jsonl")).unwrap();
+    assert_eq!(
+        kept.lines().count(),
+        lines.len(),
+        "every run that was told is kept: {kept}"
+    );
+    assert_eq!(support::files(&out), ["plot.svg", "results.jsonl", "table.md"]);
+    // its own files do not stop it; it begins with the run after the last
+    let mut again = Running::start(&arguments, &out.with_extension("stderr"));
+    let next = again.wait_for("another run", |line| line["result"].is_object());
+    assert!(lines.iter().all(|line| line["spec"] != next["spec"]), "{next}");
+    signal("-TERM", again.id());
+    assert_eq!(again.ended().0.code(), Some(143));
+}
+
+#[test]
 fn who_is_told_to_outlive_the_terminal_does() {
     let _alone = alone();
     let dir = fresh("signals-nohup").join("D");

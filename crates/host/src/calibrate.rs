@@ -1,7 +1,10 @@
 //! How far apart two machines train the same: a contribution on rows that everybody can make, written on one
 //! machine and made again on another. What `audit.tolerance` must let pass follows from that.
 
-use crate::{again::learning, folder::read_limited};
+use crate::{
+    again::learning,
+    folder::{FolderError, read_limited, write_whole},
+};
 use anyhow::{Context as _, bail};
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::Terms;
@@ -204,6 +207,11 @@ pub fn compare(charter: &Arc<Charter>, sample: &Sample) -> anyhow::Result<Compar
     })
 }
 
+/// Writes a sample.
+pub fn write(path: &Path, sample: &Sample) -> Result<(), FolderError> {
+    write_whole(path, &encode(sample))
+}
+
 /// Reads a sample of a run with this charter.
 pub fn read(path: &Path, charter: &Charter) -> anyhow::Result<Sample> {
     let layout = Layout::of(&charter.model);
@@ -247,7 +255,7 @@ mod tests {
         assert_eq!(compare(&charter, &made).unwrap().finding, Finding::Same);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sample");
-        std::fs::write(&path, encode(&made)).unwrap();
+        write(&path, &made).unwrap();
         assert_eq!(read(&path, &charter).unwrap(), made);
 
         let more = Sample {
