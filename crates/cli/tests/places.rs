@@ -109,7 +109,9 @@ fn a_name_that_is_no_text_is_a_name() {
     let _alone = alone();
     let home = fresh("places-bytes").join("home");
     fs::create_dir(&home).unwrap();
-    let dir = std::ffi::OsStr::from_bytes(b"not \xff text");
+    // nor has it to be short
+    let bytes: Vec<u8> = b"not \xff text, ".iter().copied().cycle().take(255).collect();
+    let dir = std::ffi::OsStr::from_bytes(&bytes);
     let ended = smallest(&home, dir);
     assert_eq!(last_json(&ended)["audit_ok"], true, "{}", stderr(&ended));
     assert!(home.join(dir).join("node-1/seal").is_file());
