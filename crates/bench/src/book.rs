@@ -50,6 +50,9 @@ struct Entry<S, R> {
     result: R,
 }
 
+/// How each line begins, by which one that was cut off is known.
+const BEGINS: &[u8] = b"{\"key\":\"";
+
 /// A results file, open: what a run `S` gave is an `R`.
 pub struct Book<S, R> {
     path: PathBuf,
@@ -90,7 +93,15 @@ impl<S: Serialize + DeserializeOwned + Clone, R: Serialize + DeserializeOwned + 
         file.read_to_end(&mut bytes).map_err(failed)?;
         // a crash may have cut the last line within a character
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        bytes.truncate(whole);
+        let cut = bytes.split_off(whole);
+        let begins = cut.iter().zip(BEGINS).all(|(byte, ours)| byte == ours);
+        if !begins {
+            return Err(BookError::Line {
+                path: path.to_path_buf(),
+                line: bytes.split(|byte| *byte == b'\n').count(),
+                reason: "it has no end, and does not begin like one".into(),
+            });
+        }
         let text = String::from_utf8(bytes).map_err(|error| BookError::Line {
             path: path.to_path_buf(),
             line: error.as_bytes()[..error.utf8_error().valid_up_to()]
@@ -98,8 +109,6 @@ impl<S: Serialize + DeserializeOwned + Clone, R: Serialize + DeserializeOwned + 
                 .count(),
             reason: error.to_string(),
         })?;
-        file.set_len(whole as u64).map_err(failed)?;
-        file.seek(io::SeekFrom::Start(whole as u64)).map_err(failed)?;
         let mut results = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
             let entry: Entry<S, R> = serde_json::from_str(line).map_err(|error| BookError::Line {
@@ -109,6 +118,9 @@ impl<S: Serialize + DeserializeOwned + Clone, R: Serialize + DeserializeOwned + 
             })?;
             results.insert(entry.key, entry.result);
         }
+        // only now that all of it is known to be ours
+        file.set_len(whole as u64).map_err(failed)?;
+        file.seek(io::SeekFrom::Start(whole as u64)).map_err(failed)?;
         Ok(Self {
             path: path.to_path_buf(),
             corpus,
@@ -189,7 +201,7 @@ mod tests {
         assert!(matches!(second, BookError::InUse(_)), "{second}");
         drop(book);
         let mut within_a_character = std::fs::read(&path).unwrap();
-        within_a_character.extend("ρ".bytes().take(1));
+        within_a_character.extend(BEGINS.iter().copied().chain("ρ".bytes().take(1)));
         std::fs::write(&path, &within_a_character).unwrap();
         assert_eq!(
             Book::open(&path, Hash([2; 32]), 2).unwrap().get(&other),
@@ -199,6 +211,13 @@ mod tests {
         std::fs::write(&path, b"one\n\xcf\n").unwrap();
         let refused = Book::open(&path, corpus, 2).map(drop).unwrap_err().to_string();
         assert!(refused.contains(":2: this is not a result"), "{refused}");
+        // somebody else's file is as it was, be its last line without an end
+        for foreign in ["dear reader", "{\"text\": \"one\"}", "{}\n{\"ke: cut"] {
+            std::fs::write(&path, foreign).unwrap();
+            let refused = Book::open(&path, corpus, 2).map(drop).unwrap_err().to_string();
+            assert!(refused.contains("this is not a result"), "{refused}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), foreign);
+        }
         std::fs::write(&path, "{}\n").unwrap();
         let refused = Book::open(&path, corpus, 2).map(drop).unwrap_err().to_string();
         assert!(refused.contains(":1: this is not a result"), "{refused}");

@@ -1,14 +1,19 @@
 //! `atoll calibrate`.
 
+use crate::output;
 use anyhow::Context as _;
 use atoll_host::{
     calibrate::{self, Compared},
     charter_file,
     folder::Folder,
 };
-use atoll_protocol::Finding;
+use atoll_protocol::{Charter, Finding, encode};
 use serde_json::json;
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 /// Measures how far apart two machines train the same, which `audit.tolerance` in a charter must let pass.
 ///
@@ -23,7 +28,7 @@ pub(crate) struct Arguments {
     place: PathBuf,
     /// Samples of other machines to compare with
     samples: Vec<PathBuf>,
-    /// Write this machine's sample into this file
+    /// Write this machine's sample into this file; only a sample of the same run is replaced
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
     /// Inner steps to take; a round's if left out
@@ -39,14 +44,31 @@ pub(crate) struct Arguments {
 const MARGIN: f64 = 4.0;
 const LEAST: f64 = 1e-3;
 
+/// A sample begins with a version, and then the run's genesis.
+fn claim(path: &Path, charter: &Charter) -> anyhow::Result<output::Output> {
+    let genesis = charter.genesis();
+    let ours = |head: &[u8]| head.get(4..).is_some_and(|rest| rest.starts_with(genesis.as_bytes()));
+    output::claim(path, "sample of this run", ours)
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = match arguments.place.is_dir() {
         true => Folder::at(&arguments.place).charter(),
         false => arguments.place.clone(),
     };
     let charter = Arc::new(charter_file::read(&path)?);
-    if let Some(path) = &arguments.write {
-        calibrate::may_write(path, &charter)?; // before minutes of training
+    let written = arguments
+        .write
+        .as_deref()
+        .map(|path| claim(path, &charter))
+        .transpose()?;
+    if let (Some(output), Some(path)) = (written, &arguments.write) {
+        if arguments.samples.iter().any(|sample| output.is_at(sample)) {
+            anyhow::bail!(
+                "--write {} would replace a sample that is to be compared; name another file",
+                path.display()
+            );
+        }
         let steps = arguments.steps.unwrap_or(charter.round.inner_steps.0);
         let machine = format!(
             "{} {}, atoll {}",
@@ -55,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             env!("CARGO_PKG_VERSION")
         );
         let made = calibrate::sample(&charter, steps, machine)?;
-        calibrate::write(path, &charter, &made)?;
+        output.write(&encode(&made))?;
         if !arguments.json {
             say!("{steps} steps are in {}: compare it on another machine", path.display());
         }
@@ -69,11 +91,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     });
     let compared = compared.collect::<anyhow::Result<Vec<Compared>>>()?;
     let far = |finding: &Finding| match finding {
+        Finding::Same => 0.0,
         Finding::Apart { billionths } => *billionths as f64 / 1e9,
-        _ => 0.0,
+        Finding::Missing => f64::INFINITY, // a sample brings all that it was trained from
     };
     let largest = compared.iter().map(|found| far(&found.finding)).fold(0.0, f64::max);
-    let tolerance = (MARGIN * largest).clamp(LEAST, 1.0);
+    // a charter allows a share
+    let tolerance = Some((MARGIN * largest).max(LEAST)).filter(|tolerance| *tolerance <= 1.0);
     if arguments.json {
         let samples = compared.iter().zip(&arguments.samples).map(|(found, path)| {
             json!({
@@ -93,11 +117,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (found, path) in compared.iter().zip(&arguments.samples) {
         say!("{}  ({}): {}", path.display(), found.machine, found.finding);
     }
-    if !compared.is_empty() {
-        say!(
-            "audit.tolerance = {tolerance:.4} lets {MARGIN} times the farthest pass; the charter has {:.4}",
-            charter.audit.tolerance.0 as f64 / 1e9
-        );
+    let now = charter.audit.tolerance.0 as f64 / 1e9;
+    match tolerance {
+        _ if compared.is_empty() => {}
+        Some(tolerance) => {
+            say!("audit.tolerance = {tolerance:.4} lets {MARGIN} times the farthest pass; the charter has {now:.4}")
+        }
+        None => say!("no audit.tolerance lets {MARGIN} times the farthest pass: these machines do not train the same"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,23 +10,27 @@ mod demo;
 mod export;
 mod found;
 mod init;
+mod log;
 mod model;
 mod node;
+mod output;
+mod paths;
 mod plot;
+mod signals;
 mod sim;
 mod status;
 mod why;
 
 use atoll_host::{audit::node_folders, folder::Folder};
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 /// Train, audit and use an open language model together, on your own computers.
 #[derive(Parser)]
 #[command(
     name = "atoll",
     version,
-    after_help = "Examples:\n  atoll demo                         four nodes on this machine train a model, then audit it\n  atoll audit atoll-demo             check everything they did\n  atoll generate atoll-demo --prompt \"pub fn \"\n\nEach command has its own --help with examples."
+    after_help = "Examples:\n  atoll demo                         four nodes on this machine train a model, then audit it\n  atoll audit atoll-demo             check everything they did\n  atoll generate atoll-demo --prompt \"pub fn \"\n\nEach command has its own --help with examples. Rounds are counted from 0 everywhere."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -63,17 +67,13 @@ enum Command {
     Why(why::Arguments),
 }
 
-/// What libraries log is for developers: ATOLL_LOG=debug shows it.
-const LOG: &str = "off,atoll=warn,atoll_host=warn,atoll_consensus=warn";
-
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ATOLL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    let done = match Arguments::parse().command {
+    log::start();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return told(&answer),
+    };
+    let done = match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Found(arguments) => found::found(&arguments),
@@ -92,9 +92,23 @@ fn main() -> ExitCode {
         Ok(_) if say::lost() => ExitCode::FAILURE,
         Ok(code) => code,
         Err(error) => {
-            eprintln!("atoll: {error:#}");
+            complain!("atoll: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints help, version, or what is wrong with the arguments.
+fn told(answer: &clap::Error) -> ExitCode {
+    let printed = answer.print();
+    if answer.use_stderr() {
+        return ExitCode::from(2);
+    }
+    say::written(printed.and_then(|()| std::io::stdout().flush()));
+    if say::lost() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

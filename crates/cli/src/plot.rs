@@ -36,7 +36,15 @@ pub(crate) fn curve(values: &[f64]) -> String {
             .collect();
         format!("{value:>8.3} ┤{}\n", drawn.trim_end_matches('\u{2800}'))
     };
-    cells.iter().enumerate().map(line).collect()
+    let mut drawn: String = cells.iter().enumerate().map(line).collect();
+    if finite.len() < values.len() {
+        drawn.push_str(&format!(
+            "{} of {} are no numbers and left out\n",
+            values.len() - finite.len(),
+            values.len()
+        ));
+    }
+    drawn
 }
 
 /// The bit of a dot in a braille character (Unicode 1.1, block U+2800).
@@ -71,5 +79,7 @@ mod tests {
     fn too_little_or_flat() {
         assert_eq!(curve(&[1.0, f64::NAN]), "");
         assert_eq!(curve(&[1.0, 1.0]).lines().count(), HEIGHT);
+        let broken = curve(&[2.0, f64::NAN, 1.0, f64::INFINITY]);
+        assert!(broken.ends_with("2 of 4 are no numbers and left out\n"), "{broken}");
     }
 }

@@ -1,14 +1,18 @@
 //! `atoll sim`.
 
-use crate::{demo::corpus, grouped};
+use crate::{
+    demo::corpus,
+    grouped,
+    output::{self, Output},
+    say,
+};
 use anyhow::{Context as _, bail};
 use atoll_host::found::Corpus;
 use atoll_simulator::{Failure, Planted, Report, Scenario, Task, Text, Toy, World, finish};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{Write as _, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -26,7 +30,7 @@ pub(crate) struct Arguments {
     /// What chance draws from: the same scenario and seed give the same run
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Draw the waterfall of rounds into this file
+    /// Draw the waterfall of rounds into this file; only a picture of ours is replaced
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Train the real learner on this text, folder, JSONL or Parquet, instead of the toy
@@ -34,8 +38,8 @@ pub(crate) struct Arguments {
     data: Option<PathBuf>,
     #[command(flatten)]
     reading: corpus::Reading,
-    /// Write the smallest failing scenario to this file
-    #[arg(long, value_name = "FILE")]
+    /// If something does not hold, write the smallest scenario in which it does not to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
     smallest: Option<PathBuf>,
     /// Name the scenarios that come with the program
     #[arg(long)]
@@ -50,12 +54,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return list(arguments.json);
     };
     // what cannot be written is said before the run, not after it
-    for path in arguments.svg.iter().chain(&arguments.smallest) {
-        let opened = fs::File::options().append(true).create(true).open(path);
-        opened.with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    let (svg, smallest) = outputs(arguments, Path::new(name))?;
     let scenario = match name.as_str() {
-        WILD if !Path::new(name).exists() => Scenario::wild(arguments.seed),
+        WILD if !Path::new(name).is_file() => Scenario::wild(arguments.seed),
         _ => read(name)?,
     };
     let began = Instant::now();
@@ -71,41 +72,58 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .transpose()?;
     let report = simulate(&scenario, arguments, corpus.as_ref())?;
     let wall = began.elapsed();
-    if let Some(path) = &arguments.svg {
-        fs::write(path, report.svg()).with_context(|| format!("cannot write the picture {}", path.display()))?;
+    if let Some(svg) = svg {
+        svg.write(report.svg().as_bytes())?;
     }
-    tell(&match arguments.json {
-        true => json_lines(&report, wall, corpus.as_ref()),
-        false => text(&report, wall),
-    });
+    match arguments.json {
+        true => say_part!("{}", json_lines(&report, wall, corpus.as_ref())),
+        false => say_part!("{}", text(&report, wall)),
+    }
     if report.violations.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     // only the toy is quick enough to be run a hundred times
-    let wanted = arguments.data.is_none() && (arguments.smallest.is_some() || !arguments.json);
+    let wanted = arguments.data.is_none() && (smallest.is_some() || !arguments.json);
     if wanted && let Some(failure) = smaller(&report) {
-        if let Some(path) = &arguments.smallest {
-            fs::write(path, failure.scenario.to_toml()?).with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(smallest) = smallest {
+            smallest.write(format!("{SIGN}\n{}", failure.scenario.to_toml()?).as_bytes())?;
         }
         if !arguments.json {
-            tell(&format!("\n{}\n", failure.text(name)));
+            say!("\n{}", failure.text(name));
         }
     }
     Ok(ExitCode::FAILURE)
 }
 
+/// The first line of a scenario that was made smaller, by which it is known again.
+const SIGN: &str = "# The smallest scenario that `atoll sim` found to fail.";
+
+/// The files that are to be written: the picture, and the smallest scenario that fails.
+fn outputs(arguments: &Arguments, scenario: &Path) -> anyhow::Result<(Option<Output>, Option<Output>)> {
+    let svg = arguments.svg.as_deref();
+    let drawn = |head: &[u8]| output::is_our_svg(head, &[", seed ", " nodes, ", " rounds</text>"]);
+    let svg = svg.map(|path| output::claim(path, "picture that `atoll sim` drew", drawn));
+    let svg = svg.transpose()?;
+    let Some(path) = &arguments.smallest else {
+        return Ok((svg, None));
+    };
+    let ours = |head: &[u8]| head.starts_with(SIGN.as_bytes());
+    let smallest = output::claim(path, "scenario that `atoll sim --smallest` wrote", ours)?;
+    if smallest.is_at(scenario) || svg.as_ref().is_some_and(|svg| svg.is_same(&smallest)) {
+        bail!(
+            "--smallest {} would replace what is read or drawn; name another file",
+            path.display()
+        );
+    }
+    Ok((svg, Some(smallest)))
+}
+
 /// Makes a failure smaller, with a word where somebody watches.
 fn smaller(report: &Report) -> Option<Failure> {
-    let spinner = ProgressBar::new_spinner().with_message("making the failure smaller");
-    spinner.enable_steady_tick(Duration::from_millis(200));
+    let spinner = say::spinner().with_message("making the failure smaller");
     let failure = Failure::of(report, Planted::default());
     spinner.finish_and_clear();
     failure
-}
-
-/// Prints; who reads only the first lines ends the pipe, and that is fine.
-fn tell(text: &str) {
-    let _ = stdout().write_all(text.as_bytes());
 }
 
 /// The name of the scenario that is all chance.
@@ -135,7 +153,7 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
 
 fn read(name: &str) -> anyhow::Result<Scenario> {
     let path = Path::new(name);
-    let text = match Scenario::built_in(name).filter(|_| !path.exists()) {
+    let text = match Scenario::built_in(name).filter(|_| !path.is_file()) {
         Some(text) => text.to_string(),
         None if path.exists() => fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?,
         None => {
@@ -153,10 +171,10 @@ fn simulate(scenario: &Scenario, arguments: &Arguments, corpus: Option<&Corpus>)
         }),
     };
     let world = World::new(scenario, arguments.seed, task).map_err(anyhow::Error::msg)?;
-    let bar = ProgressBar::new(scenario.rounds.into());
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} round {pos} of {len}, {elapsed}") {
-        bar.set_style(style);
-    }
+    let bar = say::bar(scenario.rounds.into());
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:30} {pos} of {len} rounds, {elapsed}",
+    )?);
     let report = finish(world, Planted::default(), |ended| bar.set_position(ended as u64));
     bar.finish_and_clear();
     Ok(report)

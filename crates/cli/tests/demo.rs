@@ -60,6 +60,17 @@ fn every_node_ends_with_the_same_parameters() {
 }
 
 #[test]
+fn its_audit_has_nothing_to_note() {
+    let told = well(&["audit", &text(&demo().0)]).stdout;
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.ends_with("audit passed: every check holds\n"), "{told}");
+    assert!(
+        !told.contains("note ") && !told.contains("belongs to no node"),
+        "{told}"
+    );
+}
+
+#[test]
 fn its_model_can_be_used_from_every_folder() {
     let (dir, result) = demo();
     let words = fresh("demo-words").join("words.txt");
@@ -119,23 +130,148 @@ fn its_status_is_told_for_the_whole_and_for_one_node() {
     );
 }
 
+/// Every command, as quick as it can be; `fresh` is a folder that is not there.
+#[cfg(target_os = "linux")]
+fn commands(dir: &str, fresh: &str, data: &str) -> Vec<Vec<String>> {
+    let node = format!("{dir}/node-1");
+    let key = last_json(&well(&["init", &format!("{fresh}-founder"), "--json"]))["key"].clone();
+    let member = format!("me={}", key.as_str().unwrap());
+    let founder = format!("{fresh}-founder");
+    [
+        format!("demo --dir {dir}"),
+        format!("demo --dir {dir} --json"),
+        format!("init {fresh}-init"),
+        format!("found {founder} --member {member} --rounds 1 --data {data}"),
+        format!("audit {node}"),
+        format!("audit {node} --json"),
+        format!("generate {dir} --max-tokens 3"),
+        format!("generate {dir} --max-tokens 3 --json"),
+        format!("eval {dir} --data {data}"),
+        "sim calm".into(),
+        "sim calm --json".into(),
+        "sim --list".into(),
+        "sim --list --json".into(),
+        "bench codec --parameters 4096 --runs 1".into(),
+        "bench codec --parameters 4096 --runs 1 --json".into(),
+        "bench weigh --parameters 65536 --replicas 2".into(),
+        format!("calibrate {node} --steps 1 --write {fresh}-sample"),
+        format!("status {dir}"),
+        format!("why {dir} node-2"),
+        "--help".into(),
+        "--version".into(),
+        "help sim".into(),
+        "sim --help".into(),
+    ]
+    .map(|line| line.split(' ').map(str::to_string).collect())
+    .to_vec()
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_nobody_reads_is_no_error_and_output_that_is_lost_is() {
-    let (dir, _) = demo();
-    let ends = |out: Stdio| {
+    let home = fresh("demo-output");
+    let dir = home.join("D");
+    support::copy(&demo().0, &dir);
+    let data = home.join("words.txt");
+    let lines: String = (0..4000)
+        .map(|i| format!("line {i} of a text, {}\n", i * i % 97))
+        .collect();
+    fs::write(&data, lines).unwrap();
+    let ends = |arguments: &[String], out: Stdio| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
-        command.args(["status", &text(dir)]).stdout(out).output().unwrap()
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .output()
+            .unwrap()
     };
-    let (reader, gone) = std::io::pipe().unwrap();
-    drop(reader);
-    let ended = ends(gone.into());
-    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let ended = ends(full.into());
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(1), "{said}");
-    assert_eq!(said.matches("cannot write to standard output").count(), 1, "{said}");
+    for arguments in commands(&text(&dir), &text(&home.join("closed")), &text(&data)) {
+        let (reader, gone) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = ends(&arguments, gone.into());
+        assert!(
+            ended.status.success() && ended.stderr.is_empty(),
+            "{arguments:?}: {ended:?}"
+        );
+    }
+    for arguments in commands(&text(&dir), &text(&home.join("full")), &text(&data)) {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = ends(&arguments, full.into());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {said}");
+        assert_eq!(
+            said.matches("cannot write to standard output").count(),
+            1,
+            "{arguments:?}: {said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+}
+
+/// Nobody reads what is wrong either: that is no reason to end otherwise.
+#[cfg(target_os = "linux")]
+#[test]
+fn errors_that_cannot_be_said_are_no_panic() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for (arguments, status) in [
+        (vec!["sim", "none"], 1),
+        (vec!["status", "/nowhere"], 1),
+        (vec!["none"], 2),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
+        let ended = command.args(&arguments).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(ended.code(), Some(status), "{arguments:?}");
+    }
+}
+
+#[test]
+fn lists_in_the_help_come_from_the_code() {
+    let help = |arguments: &[&str]| String::from_utf8(well(arguments).stdout).unwrap();
+    let demo = help(&["demo", "--help"]);
+    assert!(demo.contains("Rounds are counted from 0"), "{demo}");
+    for liar in atoll_host::liars::Liar::ALL {
+        assert!(demo.contains(liar.name()), "{liar}");
+    }
+    let unknown = atoll(&["demo", "--liars", "sign-flop"]);
+    let said = support::stderr(&unknown);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(said.contains("sign-flip"), "what is near is named: {said}");
+    let weigh = help(&["bench", "weigh", "--help"]);
+    for rule in atoll_protocol::robust::Weighing::ALL {
+        assert!(weigh.contains(rule.name()), "{}", rule.name());
+    }
+}
+
+#[test]
+fn rounds_are_counted_from_0_where_people_read_them() {
+    let dir = fresh("demo-rounds").join("D");
+    let arguments = [
+        "demo",
+        "--peers",
+        "1",
+        "--rounds",
+        "2",
+        "--inner-steps",
+        "1",
+        "--dir",
+        &text(&dir),
+    ];
+    let told = String::from_utf8(atoll(&arguments).stdout).unwrap();
+    let rows: Vec<&str> = told
+        .lines()
+        .skip_while(|line| !line.starts_with("round   train"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let numbers: Vec<_> = rows.iter().map(|row| row.split_whitespace().next().unwrap()).collect();
+    assert_eq!(numbers, ["0", "1"], "{told}");
+    for number in ["0", "1"] {
+        let why = well(&["why", &text(&dir), "node-1", number]).stdout;
+        let why = String::from_utf8(why).unwrap();
+        assert!(why.contains(&format!("  round {number}")), "{why}");
+    }
+    assert!(dir.join("node-1/checkpoints/round-000001").is_dir());
 }
 
 #[test]

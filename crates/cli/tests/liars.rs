@@ -41,8 +41,15 @@ fn a_liar_is_put_out_by_the_ledger_and_may_object() {
         &place,
         "--json",
     ];
-    let result = last_json(&well(&demo));
+    let ended = well(&demo);
+    let (result, complaints) = (last_json(&ended), support::stderr(&ended));
     assert_eq!(result["audit_ok"], true, "{result}");
+    // what is refused because its author is suspended is no news; whatever is said has a node's name in front
+    assert!(
+        !complaints.contains("found guilty") && !complaints.contains('\u{1b}'),
+        "{complaints}"
+    );
+    assert!(complaints.lines().all(|line| line.starts_with("node-")), "{complaints}");
     assert_eq!(result["excluded_honest"], Value::Array(vec![]), "{result}");
     assert_eq!(
         (&result["caught"][0]["peer"], &result["caught"][0]["liar"]),

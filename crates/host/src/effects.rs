@@ -68,6 +68,8 @@ pub(crate) struct World {
     merging: Option<tokio::task::AbortHandle>,
     /// Fetches of the round under way; they end with it.
     fetches: Vec<tokio::task::AbortHandle>,
+    /// Whether nothing is taken from this node, as it was last told.
+    barred: bool,
     /// The round under way and the θ that contributions to it are made from.
     round: Round,
     base: Roots,
@@ -131,6 +133,7 @@ impl World {
             adopting: None,
             merging: None,
             fetches: Vec::new(),
+            barred: false,
             round,
             base,
         })
@@ -263,7 +266,13 @@ impl World {
             let kind = action.kind();
             let signed = self.keypair.sign(Domain::Transaction, Transaction { genesis, action });
             match self.consensus.submit(signed) {
-                Ok(()) => {}
+                Ok(()) => self.barred = false,
+                // it was told of the verdict; until it may join again nothing is taken from it
+                Err(SubmitError::Refused(refusal @ (Refusal::Suspended { .. } | Refusal::Excluded(_)))) => {
+                    if !std::mem::replace(&mut self.barred, true) {
+                        tracing::info!("the {kind} was not taken, nor will others be: {refusal}");
+                    }
+                }
                 // a quorum may do without the slowest, whose word comes when the round is over
                 Err(error @ SubmitError::Refused(Refusal::OtherRound { .. } | Refusal::OtherPhase { .. })) => {
                     tracing::debug!("the {kind} comes late: {error}");

@@ -105,6 +105,11 @@ impl Replayer {
                 let failed = task.failed();
                 let input = match self.carry_out(&mut inner, task) {
                     Ok(input) => Some(input),
+                    // left in the middle, as it should be
+                    Err(error) if self.stop.load(Ordering::Relaxed) => {
+                        tracing::debug!("a contribution is not looked at to the end: {error:#}");
+                        failed
+                    }
                     Err(error) => {
                         tracing::warn!("a contribution could not be looked at: {error:#}");
                         failed

@@ -1,19 +1,12 @@
 //! `atoll bench all-reduce`: one node of the baseline that `cargo xtask link-test` measures.
 
-use anyhow::Context as _;
 use atoll_bench::{
     all_reduce::{self, Exchange},
     ring::{Place, Ring},
 };
 use atoll_host::charter_file;
 use serde_json::json;
-use std::{
-    io::{Write as _, stdout},
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 /// One node of per-step all-reduce. Prints a JSON object for each step, and one at the end.
 #[derive(clap::Args)]
@@ -69,9 +62,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             "compute_s": step.compute_s,
             "wall_s": step.wall_s,
         });
-        let _ = writeln!(stdout(), "{line}"); // whoever reads may have gone; the others need this node
+        say!("{line}"); // whoever reads may have gone; the others need this node
     })?;
-    let line = json!({ "event": "done", "theta": theta.to_string(), "sent": sent });
-    writeln!(stdout(), "{line}").context("cannot write the last line")?;
+    say!(
+        "{}",
+        json!({ "event": "done", "theta": theta.to_string(), "sent": sent })
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,7 @@
 //! `atoll bench attacks`.
 
-use super::{on_interrupt, progress};
-use crate::demo::corpus;
-use anyhow::Context as _;
+use super::{progress, results_file, results_folder};
+use crate::{demo::corpus, signals};
 use atoll_bench::attacks::{
     self, Preset, RunResult, Spec,
     campaign::{CampaignError, RULES},
@@ -12,10 +11,8 @@ use atoll_simulator::Text;
 use clap::ValueEnum;
 use serde_json::json;
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::atomic::Ordering,
 };
 
 /// Runs networks with liars and compares every liar with the honest run under every robust rule.
@@ -59,16 +56,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Which::Smoke => Preset::Smoke,
         Which::Table => Preset::Table,
     };
-    let default = || Path::new("atoll-bench").join(format!("attacks-{}", preset.name()));
-    let out = arguments.out.clone().unwrap_or_else(default);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    let out = std::path::absolute(out)?;
-    eprintln!("atoll: results are kept in {}", out.display());
+    let out = results_folder(arguments.out.as_deref(), &format!("attacks-{}", preset.name()))?;
+    let page = results_file(&out, "table.md", "attacks")?;
     let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&out])?;
     let text = Text::of(&corpus)?;
     let book = attacks::open(&out.join("results.jsonl"), &text)?;
     let campaign = preset.campaign();
-    let stop = on_interrupt()?;
+    let gentle = signals::gentle()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or(cores, usize::from);
     let bar = progress((campaign.done(&book), campaign.specs.len()), arguments.json)?;
@@ -80,21 +74,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             (false, false) => bar.println(line(spec, result)),
         }
     };
-    let done = campaign.run(&text, &book, threads, &|| stop.load(Ordering::Relaxed), &ended);
+    let done = campaign.run(&text, &book, threads, &|| gentle.asked().is_some(), &ended);
     bar.finish_and_clear();
     let rows = table::rows(&campaign, &book);
-    let data = arguments.data.as_deref();
-    let written = fs::write(
-        out.join("table.md"),
-        head(preset, data, &text) + &table::markdown(&rows),
-    );
-    written.with_context(|| format!("cannot write into {}", out.display()))?;
+    page.write((head(preset, arguments.data.as_deref(), &text) + &table::markdown(&rows)).as_bytes())?;
     match done {
         Ok(()) => {}
         Err(CampaignError::Stopped) => {
             let (done, of) = (campaign.done(&book), campaign.specs.len());
-            eprintln!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
-            return Ok(ExitCode::from(130));
+            complain!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
+            return Ok(ExitCode::from(gentle.asked().unwrap_or(1)));
         }
         Err(error) => return Err(error.into()),
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use atoll_bench::codec;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
 use std::process::ExitCode;
 
 /// Times every codec on the same values, beside a copy of as many bytes.
@@ -29,9 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let threads = usize::from(arguments.threads.unwrap_or(0)); // 0: as many as there are cores
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.context("cannot start threads")?;
-    let style = ProgressStyle::with_template("{spinner} measuring {msg}")?;
-    let spinner = ProgressBar::new_spinner().with_style(style);
-    spinner.enable_steady_tick(std::time::Duration::from_millis(200));
+    let spinner = crate::say::spinner().with_style(ProgressStyle::with_template("{spinner} measuring {msg}")?);
     let report = pool.install(|| {
         codec::measure(arguments.parameters as usize, arguments.runs, |name| {
             spinner.set_message(name.to_string());

@@ -1,8 +1,7 @@
 //! `atoll bench convergence`.
 
-use super::{on_interrupt, progress};
-use crate::demo::corpus;
-use anyhow::Context as _;
+use super::{progress, results_file, results_folder};
+use crate::{demo::corpus, signals};
 use atoll_bench::convergence::{
     self, Book, Campaign, Preset, Progress, Task,
     campaign::CampaignError,
@@ -12,10 +11,8 @@ use atoll_bench::convergence::{
 use clap::ValueEnum;
 use serde_json::json;
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::atomic::Ordering,
 };
 
 /// Trains every arm on the same tokens, N replicas in turn, and compares loss and bytes.
@@ -68,23 +65,23 @@ impl Which {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let preset = arguments.preset.preset();
-    let default = || Path::new("atoll-bench").join(preset.name());
-    let out = arguments.out.clone().unwrap_or_else(default);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    let out = std::path::absolute(out)?;
-    eprintln!("atoll: results are kept in {}", out.display());
+    let out = results_folder(arguments.out.as_deref(), preset.name())?;
+    let (page, picture) = (
+        results_file(&out, "table.md", "convergence")?,
+        results_file(&out, "plot.svg", "convergence")?,
+    );
     let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&out])?;
     let task = Task::of(&corpus)?;
     let book = convergence::open(&out.join("results.jsonl"), &task)?;
     let campaign = preset.campaign();
     let stopped = campaign_run(&campaign, &task, &book, arguments)?;
     let rows = table::rows(&campaign, &book);
-    let written = write(&out, preset, &task, &rows, arguments);
-    written.with_context(|| format!("cannot write into {}", out.display()))?;
-    if stopped {
+    page.write((head(preset, &task, arguments.data.as_deref()) + &table::markdown(&rows)).as_bytes())?;
+    picture.write(plot::svg(&rows, &preset.main_column()).as_bytes())?;
+    if let Some(status) = stopped {
         let (done, of) = (campaign.done(&book), campaign.runs());
-        eprintln!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
-        return Ok(ExitCode::from(130));
+        complain!("atoll: stopped after {done} of {of} runs; the same command goes on where it was");
+        return Ok(ExitCode::from(status));
     }
     let column = preset.main_column();
     match arguments.json {
@@ -101,9 +98,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs what is missing. Whether it was stopped.
-fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Arguments) -> anyhow::Result<bool> {
-    let stop = on_interrupt()?;
+/// Runs what is missing. If it was stopped, the status to end with.
+fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Arguments) -> anyhow::Result<Option<u8>> {
+    let gentle = signals::gentle()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or(cores, usize::from);
     let bar = progress((campaign.done(book), campaign.runs()), arguments.json)?;
@@ -125,28 +122,24 @@ fn campaign_run(campaign: &Campaign, task: &Task, book: &Book, arguments: &Argum
             }
         }
     };
-    let done = campaign.run(task, book, threads, &|| stop.load(Ordering::Relaxed), &report);
+    let done = campaign.run(task, book, threads, &|| gentle.asked().is_some(), &report);
     bar.finish_and_clear();
     match done {
-        Ok(()) => Ok(false),
-        Err(CampaignError::Stopped) => Ok(true),
+        Ok(()) => Ok(None),
+        Err(CampaignError::Stopped) => Ok(Some(gentle.asked().unwrap_or(1))),
         Err(error) => Err(error.into()),
     }
 }
 
-fn write(out: &Path, preset: Preset, task: &Task, rows: &[Row], arguments: &Arguments) -> anyhow::Result<()> {
-    let data = arguments.data.as_deref();
-    let head = format!(
+fn head(preset: Preset, task: &Task, data: Option<&Path>) -> String {
+    format!(
         "# `atoll bench convergence --preset {}`\n\natoll {}, corpus {} ({} training tokens, bytes), manifest {}. Losses are held-out nats per byte, mean ± half the range over the seeds; the gap is to all-reduce with AdamW. Learning rates are chosen from small grids, of three for all-reduce and CocktailSGD and of two for the others; outer optimizers are as the row says. Bytes are what a peer sends and receives per token that it trains on. Times are in inner steps of a peer.\n\n",
         preset.name(),
         env!("CARGO_PKG_VERSION"),
         data.map_or("the project's sources".to_string(), |path| path.display().to_string()),
         crate::grouped(task.tokens() as u64),
         task.hash().short(),
-    );
-    fs::write(out.join("table.md"), head + &table::markdown(rows))?;
-    fs::write(out.join("plot.svg"), plot::svg(rows, &preset.main_column()))?;
-    Ok(())
+    )
 }
 
 fn summary(rows: &[Row], main: &str, out: &Path) -> serde_json::Value {

@@ -6,14 +6,17 @@ mod codec;
 mod convergence;
 mod weigh;
 
+use crate::{
+    output::{self, Output},
+    say,
+};
+use anyhow::Context as _;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
+    fs,
+    path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
     time::Duration,
 };
 
@@ -57,7 +60,7 @@ fn progress((done, of): (usize, usize), quiet: bool) -> anyhow::Result<ProgressB
     if quiet {
         return Ok(ProgressBar::hidden());
     }
-    let bar = ProgressBar::new(of as u64);
+    let bar = say::bar(of as u64);
     bar.set_style(ProgressStyle::with_template(
         "{bar:30} {pos}/{len} runs, {elapsed} so far, about {eta} left  {msg}",
     )?);
@@ -67,20 +70,44 @@ fn progress((done, of): (usize, usize), quiet: bool) -> anyhow::Result<ProgressB
     Ok(bar)
 }
 
-/// Set by Ctrl-C; a second one ends the program at once.
-pub(crate) fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
-    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let stop = STOP.get_or_init(Arc::default).clone();
-    let seen = stop.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                if seen.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
-                }
-            }
-        });
-    })?;
-    Ok(stop)
+/// The folder where results are kept: the one that is named, or one in the working folder, which is kept out of git.
+fn results_folder(named: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {
+    let out = named.map_or_else(|| Path::new(USUAL).join(usual), Path::to_path_buf);
+    let made = fs::create_dir_all(&out);
+    made.with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let ignore = Path::new(USUAL).join(".gitignore");
+    if named.is_none() && !ignore.exists() {
+        fs::write(&ignore, "*\n").with_context(|| format!("cannot write {}", ignore.display()))?;
+    }
+    let out = std::path::absolute(out)?;
+    complain!("atoll: results are kept in {}", out.display());
+    Ok(out)
+}
+
+/// Where results are kept if nobody names a folder.
+const USUAL: &str = "atoll-bench";
+
+/// What stands over every plot.
+const PLOT: &str = "Held-out loss against bytes";
+
+/// Takes a file in the results' folder, which must not be somebody else's.
+fn results_file(out: &Path, name: &str, bench: &str) -> anyhow::Result<Output> {
+    let title = format!("# `atoll bench {bench} ");
+    output::claim(&out.join(name), &format!("result of `atoll bench {bench}`"), |head| {
+        head.starts_with(title.as_bytes()) || output::is_our_svg(head, &[PLOT])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_is_known_again() {
+        let svg = atoll_bench::convergence::plot::svg(&[], "a column");
+        assert!(output::is_our_svg(
+            svg.as_bytes().get(..4096).unwrap_or(svg.as_bytes()),
+            &[PLOT]
+        ));
+    }
 }

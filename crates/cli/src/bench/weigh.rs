@@ -3,8 +3,8 @@
 use crate::found::compression;
 use anyhow::{Context as _, bail};
 use atoll_bench::weigh;
-use atoll_protocol::{Robust, charter::Compression};
-use indicatif::{ProgressBar, ProgressStyle};
+use atoll_protocol::{Robust, charter::Compression, robust::Weighing};
+use indicatif::ProgressStyle;
 use std::process::ExitCode;
 
 /// Times how a round's contributions are judged: their inner products, the gates and the robust weights.
@@ -22,20 +22,23 @@ pub(crate) struct Arguments {
     /// How they are encoded: dense, int8, int4, sparse-K or lowrank-R
     #[arg(long, default_value = "sparse-64", value_parser = compression)]
     codec: Compression,
-    /// How they are judged: a rule's name, with mixing, clip and gates
-    #[arg(long, default_value = "geometric-median clip gates")]
+    #[arg(long, default_value = "geometric-median clip gates", help = rules())]
     robust: Robust,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
+fn rules() -> String {
+    let rules = Weighing::ALL.map(Weighing::name).join(", ");
+    format!("How they are judged: one of {rules}; with mixing, clip and gates where wanted")
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Compression::Fixed(codec) = &arguments.codec else {
         bail!("--codec auto follows a run's links; name one codec");
     };
-    let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
-    spinner.enable_steady_tick(std::time::Duration::from_millis(200));
+    let spinner = crate::say::spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
     let size = (arguments.replicas, arguments.parameters as usize);
     let report = weigh::measure(size, codec, &arguments.robust, |what| spinner.set_message(what));
     spinner.finish_and_clear();

@@ -2,11 +2,18 @@
 
 mod children;
 pub(crate) mod corpus;
-mod liars;
+pub(crate) mod liars;
+mod place;
 mod setup;
 mod view;
 
-use crate::{audit, grouped, plot, size};
+use crate::{
+    audit, grouped,
+    paths::pasted,
+    plot,
+    signals::{self, Gentle},
+    size,
+};
 use anyhow::{Context as _, bail};
 use atoll_host::{
     audit::Report,
@@ -16,7 +23,7 @@ use atoll_host::{
     status::{History, history},
 };
 use atoll_protocol::layout::Layout;
-use children::{Children, Word};
+use children::{Children, Failed, Word};
 use serde_json::{Value, json};
 use setup::Demo;
 use std::{
@@ -36,10 +43,10 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Starts several nodes on this machine, each with its own process, key and folder. They train a small
 /// model together on their own ledger; then everything they did is audited.
 ///
-/// Ctrl-C ends all of them cleanly; the same command with the same --dir goes on.
+/// Ctrl-C ends all of them cleanly, a second one at once; the same command with the same --dir goes on.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit status: 0 only if held-out loss fell and the audit passed.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1\n  atoll demo --peers 8 --liars scale-100,zeros --dir liars"
+    after_help = "Exit status: 0 only if held-out loss fell and the audit passed; 130 after Ctrl-C.\nCtrl-C ends all nodes in order, a second one at once; the same command with the same --dir goes on.\nRounds are counted from 0, here as in checkpoints, status, why and audit.\n\nExamples:\n  atoll demo\n  atoll demo --data shakespeare.txt --dir play\n  atoll demo --peers 4 --rounds 10 --dir d --json | tail -1\n  atoll demo --peers 8 --liars scale-100,zeros --dir liars"
 )]
 pub(crate) struct Arguments {
     /// How many nodes [default: 4]
@@ -56,18 +63,18 @@ pub(crate) struct Arguments {
     data: Option<PathBuf>,
     #[command(flatten)]
     reading: corpus::Reading,
-    /// The demo's folder
+    /// The demo's folder: made if it is not there, filled if it is empty, gone on with if it is a demo's
     #[arg(long, default_value = "atoll-demo")]
     dir: PathBuf,
-    /// Nodes that lie, the last ones: sign-flip, scale-10, scale-100, gaussian, a-little, inner-product, collude,
-    /// sybil, copycat, stale, resend, zeros, idle, drift, label-flip, backdoor, lazy, garbage, truncate, not-finite,
-    /// oversize, withhold, hide, equivocate, accuse, blind
-    #[arg(long, value_delimiter = ',', value_name = "LIAR,…")]
+    /// Nodes that lie, the last ones; several with commas between
+    #[arg(long, value_delimiter = ',', value_name = "LIAR,…", value_parser = liars::parser())]
     liars: Vec<Liar>,
     /// Contributions are judged and made again although nobody lies: what that costs
     #[arg(long)]
     audits: bool,
-    /// Keys, rows and parameters from this number, so that two demos can be compared
+    /// Begin from this number: demos with the same seed, corpus and options have the same keys, tokenizer, held-out
+    /// text and first parameters, and so the same genesis. Which rows are drawn and what is merged, and so all that
+    /// follows, also depends on when blocks are made and what comes in time
     #[arg(long)]
     seed: Option<u64>,
     /// Print only one JSON object, at the end
@@ -78,10 +85,14 @@ pub(crate) struct Arguments {
 /// How the nodes' work ended.
 enum Ending {
     Done,
-    Interrupted,
+    /// With the status to end with.
+    Interrupted(u8),
+    /// A node ended by itself.
+    Died(usize),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    signals::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -100,41 +111,77 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let demo = setup::prepare(arguments).await?;
     let parameters = Layout::of(&demo.charter.model).parameters;
     if !arguments.json {
-        introduce(arguments, &demo, parameters);
+        introduce(&demo, parameters);
     }
     let rules = &demo.charter.round;
     let mut view = View::new(
-        demo.nodes.len(),
+        demo.names(),
         rules.rounds.into(),
         rules.inner_steps.0.into(),
         parameters,
         arguments.json,
     );
-    let (children, words) = Children::start(&demo.nodes, &arguments.liars)?;
-    let ending = watch(&mut view, words).await;
+    let gentle = signals::gentle()?;
+    let (children, words) = Children::start(&demo.nodes, demo.names(), &arguments.liars, &view.bar)?;
+    let ending = watch(&mut view, &gentle, words).await;
     view.finish();
-    let ended_well = children.end().await;
-    match ending? {
-        Ending::Done if ended_well => conclude(arguments, &demo, &view, parameters, began),
-        Ending::Done => bail!("a node did not end cleanly; look into {}", arguments.dir.display()),
-        Ending::Interrupted => {
-            eprintln!(
-                "stopped; `atoll demo --dir {}` goes on from here",
-                arguments.dir.display()
-            );
-            Ok(ExitCode::from(130))
+    let failed = children.end().await;
+    let ending = match (gentle.asked(), ending?) {
+        (Some(status), Ending::Done) => Ending::Interrupted(status), // while they ended
+        (_, ending) => ending,
+    };
+    drop(gentle);
+    match ending {
+        Ending::Done if failed.is_empty() => conclude(arguments, &demo, &view, parameters, began),
+        Ending::Done => bail!("{}", fault(&demo, &view, &failed, None)),
+        Ending::Died(node) => bail!("{}", fault(&demo, &view, &failed, Some(node))),
+        Ending::Interrupted(status) => {
+            if !failed.is_empty() {
+                complain!("atoll: {}", fault(&demo, &view, &failed, None));
+            }
+            complain!("stopped; `atoll demo --dir {}` goes on from here", pasted(demo.dir()));
+            Ok(ExitCode::from(status))
         }
     }
 }
 
-fn introduce(arguments: &Arguments, demo: &Demo, parameters: usize) {
+/// Which nodes ended otherwise than they should, the `first` of them first, and where more stands.
+fn fault(demo: &Demo, view: &View, failed: &[Failed], first: Option<usize>) -> String {
+    let logs = |node: usize| {
+        demo.nodes
+            .get(node)
+            .map_or(String::new(), |folder| folder.log().display().to_string())
+    };
+    let told = |failed: &Failed| {
+        let when = match first {
+            Some(first) if first == failed.node => "ended before the run was done",
+            _ => "did not end cleanly",
+        };
+        format!(
+            "{} {when}: {}; its log is {}",
+            view.name(failed.node),
+            failed.how,
+            logs(failed.node)
+        )
+    };
+    let mut failed: Vec<_> = failed.iter().collect();
+    failed.sort_by_key(|failed| Some(failed.node) != first);
+    match (first, &failed[..]) {
+        (Some(node), []) => format!(
+            "{} ended before the run was done; its log is {}",
+            view.name(node),
+            logs(node)
+        ),
+        // the others ended because it was asked of them
+        (Some(node), [one, ..]) if one.node == node => told(one),
+        _ => failed.into_iter().map(told).collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn introduce(demo: &Demo, parameters: usize) {
     let (model, rules) = (&demo.charter.model, &demo.charter.round);
     let going = if demo.resumed { "going on with" } else { "made" };
-    say!(
-        "{going} {}: genesis {}",
-        arguments.dir.display(),
-        demo.charter.genesis()
-    );
+    say!("{going} {}: genesis {}", demo.dir().display(), demo.charter.genesis());
     say!(
         "{} nodes, {} parameters ({} layers, width {}, vocabulary {}), {} rounds of {} steps",
         demo.nodes.len(),
@@ -148,13 +195,11 @@ fn introduce(arguments: &Arguments, demo: &Demo, parameters: usize) {
 }
 
 /// Listens until every node is done, one ends by itself, or the user interrupts.
-async fn watch(view: &mut View, mut words: mpsc::UnboundedReceiver<Word>) -> anyhow::Result<Ending> {
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
+async fn watch(view: &mut View, gentle: &Gentle, mut words: mpsc::UnboundedReceiver<Word>) -> anyhow::Result<Ending> {
     let mut progress = tokio::time::Instant::now();
     loop {
         let word = tokio::select! {
-            _ = &mut interrupt => return Ok(Ending::Interrupted),
+            status = gentle.wait() => return Ok(Ending::Interrupted(status)),
             word = tokio::time::timeout_at(progress + SILENCE, words.recv()) => word,
         };
         let word = word.context("the nodes have made no progress for two minutes; their folders hold events.jsonl")?;
@@ -163,10 +208,7 @@ async fn watch(view: &mut View, mut words: mpsc::UnboundedReceiver<Word>) -> any
         }
         match word {
             Some(Word::Event(node, event)) => view.see(node, &event),
-            Some(Word::Ended(node)) => bail!(
-                "node {} ended before the run was done; its last words are above",
-                node + 1
-            ),
+            Some(Word::Ended(node)) => return Ok(Ending::Died(node)),
             None => bail!("all nodes ended before the run was done"),
         }
         if view.all_done() {
@@ -184,7 +226,7 @@ fn conclude(
 ) -> anyhow::Result<ExitCode> {
     let first = demo.nodes.first().context("the demo has no node")?;
     let history = history(first)?;
-    let report = audit::checked(&arguments.dir);
+    let report = audit::checked(demo.dir());
     let checkpoint = checkpoints::find(first.path())?;
     let mut result = figures(&history, &report, parameters);
     result["checkpoint"] = json!(checkpoint.display().to_string());
@@ -193,10 +235,15 @@ fn conclude(
     result["caught"] = json!(caught(&history, &arguments.liars));
     result["excluded_honest"] = json!(excluded_honest(&history, &arguments.liars));
     result["socket_bytes_sent"] = json!(view.sent.iter().sum::<u64>());
-    let fell = result["loss_end"].as_f64() < result["loss_start"].as_f64();
+    // a loss that is no number did not fall
+    let losses = (result["loss_end"].as_f64(), result["loss_start"].as_f64());
+    let fell = matches!(losses, (Some(end), Some(start)) if end < start);
     match arguments.json {
         true => say!("{result}"),
-        false => tell(arguments, view, &result, &report)?,
+        false => tell(arguments, demo, view, (&result, &report))?,
+    }
+    if !fell {
+        complain!("atoll: the held-out loss did not fall");
     }
     Ok(if fell && report.ok() {
         ExitCode::SUCCESS
@@ -235,7 +282,7 @@ fn figures(history: &History, report: &Report, parameters: usize) -> Value {
     })
 }
 
-fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> anyhow::Result<()> {
+fn tell(arguments: &Arguments, demo: &Demo, view: &View, (result, report): (&Value, &Report)) -> anyhow::Result<()> {
     let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
     let curve = plot::curve(&view.curve());
     if !curve.is_empty() {
@@ -248,12 +295,12 @@ fn tell(arguments: &Arguments, view: &View, result: &Value, report: &Report) -> 
         top_p: 0.95,
         seed: 1,
     };
-    let mut opened = checkpoints::open(&arguments.dir)?;
+    let mut opened = checkpoints::open(demo.dir())?;
     let written = opened.generate("/// ", &sampling, |_| {})?;
     say!("the model writes:\n\n/// {}\n", written.text.trim_end());
     audit::print(report);
-    liars::tell(&arguments.liars, result);
-    let dir = arguments.dir.display();
+    liars::tell(&arguments.liars, demo.dir(), result);
+    let dir = pasted(demo.dir());
     say!(
         "\nheld-out loss {:.4} → {:.4} nats per token in {:.0} s",
         number("loss_start"),

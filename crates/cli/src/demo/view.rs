@@ -1,18 +1,18 @@
 //! What the demo shows while it runs: a line per round, and a bar for the round under way.
 
-use crate::{grouped, size};
+use crate::{grouped, say::is_drawable, size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use std::io::{IsTerminal as _, stdout};
+use std::io::stdout;
 
 /// A fold over the nodes' events.
 pub(super) struct View {
-    nodes: usize,
+    names: Vec<String>,
     rounds: u64,
     inner_steps: u64,
     /// f32 bytes that one peer would send in a round of per-step ring all-reduce.
     all_reduce: f64,
-    bar: ProgressBar,
+    pub(super) bar: ProgressBar,
     lines: bool,
     round: u64,
     steps: Vec<u64>,
@@ -27,8 +27,9 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(nodes: usize, rounds: u64, inner_steps: u64, parameters: usize, quiet: bool) -> Self {
-        let bar = match quiet || !stdout().is_terminal() {
+    pub(super) fn new(names: Vec<String>, rounds: u64, inner_steps: u64, parameters: usize, quiet: bool) -> Self {
+        let nodes = names.len();
+        let bar = match quiet || !is_drawable(&stdout()) {
             true => ProgressBar::hidden(),
             false => ProgressBar::with_draw_target(Some(inner_steps), ProgressDrawTarget::stdout()),
         };
@@ -36,7 +37,7 @@ impl View {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let n = nodes as f64;
         Self {
-            nodes,
+            names,
             rounds,
             inner_steps,
             all_reduce: inner_steps as f64 * 2.0 * (n - 1.0) / n * 4.0 * parameters as f64,
@@ -63,6 +64,11 @@ impl View {
         }
     }
 
+    /// A node's name.
+    pub(super) fn name(&self, node: usize) -> &str {
+        self.names.get(node).map_or("?", String::as_str)
+    }
+
     /// Takes one event of one node into the picture.
     pub(super) fn see(&mut self, node: usize, event: &Value) {
         match event["event"].as_str().unwrap_or_default() {
@@ -80,7 +86,11 @@ impl View {
             "traffic" => self.sent[node] = event["sent"].as_u64().unwrap_or(0),
             "done" => self.done[node] = true,
             "diverged" | "merge_failed" | "broken" | "skipped" => {
-                self.say(&format!("node {}: {}", node + 1, event["text"].as_str().unwrap_or("?")));
+                self.say(&format!(
+                    "{}: {}",
+                    self.name(node),
+                    event["text"].as_str().unwrap_or("?")
+                ));
             }
             "excluded" | "dormant" => {
                 let (what, peer) = (
@@ -117,13 +127,13 @@ impl View {
             (*sum, *count) = (*sum + loss, *count + 1);
         }
         let slowest = self.steps.iter().copied().min().unwrap_or(0);
-        self.bar.set_prefix((self.round + 1).to_string());
+        self.bar.set_prefix(self.round.to_string());
         self.bar.set_position(slowest);
         let up = self.up.iter().filter(|up| **up).count();
         self.bar.set_message(format!(
             "loss {loss:.3}  {} tok/s  {up} of {} nodes",
             grouped(self.speed() as u64),
-            self.nodes
+            self.names.len()
         ));
     }
 
@@ -144,13 +154,12 @@ impl View {
         let sent: u64 = self.sent.iter().sum();
         let merged = event["merged"].as_array().map_or(0, Vec::len);
         self.say(&format!(
-            "{:>5}  {:>6.3}  {:>15.3}  {:>6}  {:>12}  {:>21}  {merged} of {}{}",
-            round + 1,
+            "{round:>5}  {:>6.3}  {:>15.3}  {:>6}  {:>12}  {:>21}  {merged} of {}{}",
             event["train_loss"].as_f64().unwrap_or(f64::NAN),
             event["held_out_before"].as_f64().unwrap_or(f64::NAN),
             grouped(self.speed() as u64),
             size(sent.saturating_sub(self.sent_before) as f64),
-            size(self.all_reduce * self.nodes as f64),
+            size(self.all_reduce * self.names.len() as f64),
             event["roster"].as_array().map_or(0, Vec::len),
             match event["outcome"].as_str() {
                 Some("closed") | None => String::new(),
