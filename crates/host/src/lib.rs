@@ -15,6 +15,7 @@ pub mod found;
 pub mod identity;
 mod inner;
 pub mod liars;
+mod log;
 pub mod merging;
 pub mod network;
 pub mod private;

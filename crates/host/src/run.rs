@@ -5,6 +5,7 @@ use crate::{
     effects::{Progress, World},
     folder::{Folder, FolderError},
     identity,
+    log::Log,
     merging::state_of,
     network::{Addresses, Network, Settings, bind},
     private::Private,
@@ -27,9 +28,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::Write as _,
-    path::Path,
+    fs,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -140,30 +139,6 @@ pub async fn run(
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
     Ok(seal::write(&folder)?)
-}
-
-/// Events go to the log file and to whoever runs the node.
-struct Log<T> {
-    file: File,
-    tell: T,
-}
-
-impl<T: FnMut(&Value)> Log<T> {
-    fn open(path: &Path, tell: T) -> Result<Self, FolderError> {
-        let opened = File::options().create(true).append(true).open(path);
-        Ok(Self {
-            file: opened.map_err(FolderError::io("open", path))?,
-            tell,
-        })
-    }
-
-    /// The log is for people: a full disk does not stop the node here, but where it writes its ledger.
-    fn tell(&mut self, event: &Value) {
-        if event["event"] != "traffic" {
-            let _ = writeln!(self.file, "{event}");
-        }
-        (self.tell)(event);
-    }
 }
 
 /// Replaces the status file; it is of no use after a crash, so nothing waits for the disk.
