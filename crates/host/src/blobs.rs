@@ -1,33 +1,45 @@
 //! Content-addressed blobs: iroh-blobs' store on disk, fetched with verified streaming.
 //!
 //! Nothing is kept inside the store's database: every blob is a plain file under `blobs/data`, named by
-//! its BLAKE3 hash, so that an audit can read it without the store.
+//! its BLAKE3 hash, so that an audit can read it without the store, and the store's index can be made again from
+//! the files. What is damaged is fetched again.
 
+mod gate;
+mod index;
+mod mend;
+
+pub use self::mend::Mended;
+use self::mend::Mending;
+pub(crate) use self::{
+    index::{damage as index_damage, whole_file},
+    mend::Others,
+};
 use crate::folder::Folder;
 use atoll_protocol::{Hash, PeerId, Round};
 use bytes::Bytes;
-use futures::StreamExt as _;
-use iroh::{Endpoint, EndpointAddr, EndpointId};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::Connection};
 use iroh_blobs::{
     BlobFormat, HashAndFormat,
     api::Store,
     get::request::get_verified_size,
-    provider::events::{AbortReason, ConnectMode, EventMask, EventSender, ObserveMode, ProviderMessage, RequestMode},
-    store::{
-        GcConfig,
-        fs::{
-            FsStore,
-            options::{InlineOptions, Options},
-        },
-    },
+    store::{GcConfig, fs::FsStore},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 use thiserror::Error;
 
 /// How long one provider may take to answer and start.
 const PROVIDER_WAIT: Duration = Duration::from_secs(10);
 /// Slowest link for which a fetch is still waited for, in bytes per second.
 const SLOWEST: u64 = 16 * 1024;
+/// When the next provider is asked too, because those before have not answered yet.
+const NEXT_PROVIDER: Duration = Duration::from_secs(1);
+/// For so long, who did not answer is asked after all others.
+const SILENT: Duration = Duration::from_secs(60);
 /// How often blobs that nothing names are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -35,16 +47,20 @@ const COLLECT_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub enum BlobsError {
     /// The store refuses.
-    #[error("the blob store cannot be written: {0}. If the disk is full, free some space and start again")]
-    Store(String),
-    /// It was here and cannot be read any more.
+    #[error("the blob store in {folder} cannot be used: {cause}{hint}", hint = hint(cause))]
+    Store {
+        /// Its folder.
+        folder: String,
+        /// What it said.
+        cause: String,
+    },
+    /// It was here, cannot be read any more, and nobody else has it.
     #[error(
-        "blob {hash} on this disk is missing or damaged ({cause}); stop the node, move its blobs folder away \
-         and start again: the others have what is in it"
+        "{path} is damaged or missing ({cause}), and nobody who answers has this blob; `atoll repair` says what is lost"
     )]
     Damaged {
-        /// The blob.
-        hash: Hash,
+        /// The file.
+        path: String,
         /// What the store said.
         cause: String,
     },
@@ -77,8 +93,18 @@ fn peer_error(error: impl std::fmt::Display) -> BlobsError {
     BlobsError::Peer(error.to_string())
 }
 
-fn store_error(error: impl std::fmt::Display) -> BlobsError {
-    BlobsError::Store(error.to_string())
+/// Whether an error's text says that the disk is full: libraries hand on no more than that.
+pub(crate) fn says_full(text: &str) -> bool {
+    ["No space left", "os error 28", "StorageFull", "quota", "QuotaExceeded"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+fn hint(cause: &str) -> &'static str {
+    match says_full(cause) {
+        true => ". The disk is full: free some space and start again; what was written before is intact",
+        false => ". `atoll repair` looks for damage",
+    }
 }
 
 /// Which sizes a fetch accepts.
@@ -123,6 +149,8 @@ pub enum Keep {
     State(Round),
     /// This node's state after its newest contribution, however long ago that was.
     OwnState,
+    /// A file that was found when the index, which knew why, was lost: as long as the run.
+    Recovered,
     /// This node's newest contribution. Until the next one it stays, however many rounds are collected: it
     /// may have to be added back after a crash.
     Own,
@@ -137,6 +165,7 @@ impl Keep {
             Self::Contribution(round, peer) => format!("contribution/{:010}/{peer}", round.0),
             Self::State(round) => format!("state/{:010}/{hash}", round.0),
             Self::OwnState => "own-state".to_string(),
+            Self::Recovered => format!("recovered/{hash}"),
             Self::Own => "own".to_string(),
         }
     }
@@ -146,14 +175,25 @@ impl Keep {
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: FsStore,
+    folder: Folder,
+    mending: Arc<Mending>,
+    /// Who did not answer, and when.
+    silent: Arc<Mutex<BTreeMap<EndpointId, Instant>>>,
 }
 
 fn native(hash: &Hash) -> iroh_blobs::Hash {
     iroh_blobs::Hash::from_bytes(hash.0)
 }
 
+fn raw(hash: &Hash) -> HashAndFormat {
+    HashAndFormat {
+        hash: native(hash),
+        format: BlobFormat::Raw,
+    }
+}
+
 impl Blobs {
-    /// Opens the store in `folder`, or makes it.
+    /// Opens the store in `folder`, or makes it. An index that is damaged or missing is made again.
     pub async fn open(folder: &Folder) -> Result<Self, BlobsError> {
         Self::open_collecting(folder, Some(COLLECT_EVERY)).await
     }
@@ -164,17 +204,26 @@ impl Blobs {
     }
 
     async fn open_collecting(folder: &Folder, interval: Option<Duration>) -> Result<Self, BlobsError> {
-        let root = folder.blobs();
-        let mut options = Options::new(&root);
-        options.inline = InlineOptions::NO_INLINE;
-        options.gc = interval.map(|interval| GcConfig {
+        let collect = interval.map(|interval| GcConfig {
             interval,
             add_protected: None,
         });
-        let store = FsStore::load_with_opts(root.join("blobs.db"), options)
-            .await
-            .map_err(store_error)?;
-        Ok(Self { store })
+        let (store, again) = index::open(folder, collect).await?;
+        Ok(Self {
+            store,
+            folder: folder.clone(),
+            mending: Arc::new(Mending::after(again)),
+            silent: Arc::default(),
+        })
+    }
+
+    /// Collects at once what nothing names. Nobody else may have the store open.
+    pub async fn sweep(folder: &Folder) -> Result<(), BlobsError> {
+        index::sweep(folder).await
+    }
+
+    fn failed(&self, error: impl std::fmt::Display) -> BlobsError {
+        index::failed(&self.folder, error)
     }
 
     /// The store itself, for the protocol handler.
@@ -186,13 +235,8 @@ impl Blobs {
     pub async fn add(&self, bytes: impl Into<Bytes>, keep: &Keep) -> Result<Hash, BlobsError> {
         let bytes = bytes.into();
         let hash = Hash::of_blob(&bytes);
-        let added = self
-            .store
-            .blobs()
-            .add_bytes(bytes)
-            .temp_tag()
-            .await
-            .map_err(store_error)?;
+        let added = self.store.blobs().add_bytes(bytes).temp_tag().await;
+        let added = added.map_err(|error| self.failed(error))?;
         debug_assert_eq!(added.hash().as_bytes(), hash.as_bytes());
         self.keep(&hash, keep).await?;
         Ok(hash)
@@ -208,37 +252,49 @@ impl Blobs {
 
     /// Returns when everything that was added or fetched, and why it is kept, survives a crash.
     pub async fn sync(&self) -> Result<(), BlobsError> {
-        self.store.sync_db().await.map_err(store_error)
+        self.store.sync_db().await.map_err(|error| self.failed(error))
     }
 
     /// Keeps `hash`, which need not be here yet.
     pub async fn keep(&self, hash: &Hash, keep: &Keep) -> Result<(), BlobsError> {
-        let content = HashAndFormat {
-            hash: native(hash),
-            format: BlobFormat::Raw,
-        };
-        self.store
-            .tags()
-            .set(keep.tag(hash), content)
-            .await
-            .map_err(store_error)
+        let set = self.store.tags().set(keep.tag(hash), raw(hash)).await;
+        set.map_err(|error| self.failed(error))
     }
 
-    /// Whether all of `hash` is here.
+    /// Whether all of `hash` is here and can be read.
     pub async fn has(&self, hash: &Hash) -> Result<bool, BlobsError> {
-        self.store.blobs().has(native(hash)).await.map_err(store_error)
+        Ok(!self.mending.is_lost(hash) && self.is_complete(hash).await?)
     }
 
-    /// The bytes of a blob that is here.
+    /// Whether the index says that all of `hash` is here.
+    async fn is_complete(&self, hash: &Hash) -> Result<bool, BlobsError> {
+        let has = self.store.blobs().has(native(hash)).await;
+        has.map_err(|error| self.failed(error))
+    }
+
+    /// The bytes of a blob that is here. If it is damaged, it is fetched again from whoever has it.
     pub async fn read(&self, hash: &Hash) -> Result<Bytes, BlobsError> {
-        let read = self.store.blobs().get_bytes(native(hash)).await;
-        read.map_err(|error| BlobsError::Damaged {
-            hash: *hash,
-            cause: error.to_string(),
-        })
+        match self.store.blobs().get_bytes(native(hash)).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => self.mend(hash, error.to_string()).await,
+        }
     }
 
-    /// Reads `hash`, fetching it first from the first of `providers` that serves it, and keeps it.
+    /// The bytes of a blob if it is here; none also if it is damaged and nobody has it now, which is told by
+    /// [`Self::mended`].
+    pub async fn look(&self, hash: &Hash) -> Result<Option<Bytes>, BlobsError> {
+        match self.is_complete(hash).await? {
+            false => Ok(None),
+            true => match self.read(hash).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(BlobsError::Damaged { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Reads `hash`, fetching it first from one of `providers`, and keeps it. They are asked in their order, who did
+    /// not answer of late last, and the next one when those before take long.
     pub async fn fetch(
         &self,
         endpoint: &Endpoint,
@@ -248,29 +304,26 @@ impl Blobs {
         keep: &Keep,
     ) -> Result<Bytes, BlobsError> {
         self.keep(hash, keep).await?;
-        let mut last = "no peer to ask".to_string();
-        if !self.has(hash).await? {
-            let me = endpoint.id();
-            let others = providers
-                .iter()
-                .filter_map(|peer| EndpointId::from_bytes(&peer.0).ok())
-                .filter(|id| *id != me);
-            for provider in others {
-                match self.fetch_from(endpoint, hash, size, provider).await {
-                    Ok(()) => break,
-                    Err(error @ BlobsError::Size { .. }) => return Err(error),
-                    Err(error) => last = error.to_string(),
-                }
+        let not_served = |last| BlobsError::NotServed {
+            hash: *hash,
+            tried: providers.len(),
+            last,
+        };
+        if !self.is_complete(hash).await? {
+            self.fetch_missing(endpoint, hash, size, providers)
+                .await
+                .map_err(|error| match error {
+                    BlobsError::Peer(last) => not_served(last),
+                    error => error,
+                })?;
+        }
+        let bytes = match self.read(hash).await {
+            // who is away now may have it later
+            Err(error @ BlobsError::Damaged { .. }) if self.mending.has_others() => {
+                return Err(not_served(error.to_string()));
             }
-        }
-        if !self.has(hash).await? {
-            return Err(BlobsError::NotServed {
-                hash: *hash,
-                tried: providers.len(),
-                last,
-            });
-        }
-        let bytes = self.read(hash).await?;
+            read => read?,
+        };
         match size.allows(bytes.len() as u64) {
             true => Ok(bytes),
             false => Err(BlobsError::Size {
@@ -281,25 +334,86 @@ impl Blobs {
         }
     }
 
-    /// Asks for the size first: nothing larger than allowed is ever stored.
-    async fn fetch_from(
+    async fn fetch_missing(
         &self,
         endpoint: &Endpoint,
         hash: &Hash,
         size: Size,
-        provider: EndpointId,
+        providers: &[PeerId],
     ) -> Result<(), BlobsError> {
-        let begin = async {
-            let connection = endpoint
-                .connect(EndpointAddr::new(provider), iroh_blobs::ALPN)
-                .await
-                .map_err(peer_error)?;
+        let mut waiting = self.in_turn(endpoint, providers).into_iter().peekable();
+        let (mut asked, mut last) = (FuturesUnordered::new(), "no peer to ask".to_string());
+        loop {
+            if asked.is_empty() {
+                match waiting.next() {
+                    Some(provider) => asked.push(self.ask(endpoint, hash, provider)),
+                    None => return Err(BlobsError::Peer(last)),
+                }
+            }
+            let answer = tokio::select! {
+                Some(answer) = asked.next() => answer,
+                () = tokio::time::sleep(NEXT_PROVIDER), if waiting.peek().is_some() => {
+                    asked.extend(waiting.next().map(|provider| self.ask(endpoint, hash, provider)));
+                    continue;
+                }
+            };
+            let taken = match answer {
+                Ok((connection, bytes)) => self.take(connection, hash, (bytes, size)).await,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Err(BlobsError::Peer(error)) => last = error,
+                done => return done,
+            }
+        }
+    }
+
+    /// Whom to ask, in turn.
+    fn in_turn(&self, endpoint: &Endpoint, providers: &[PeerId]) -> Vec<EndpointId> {
+        let me = endpoint.id();
+        let others = providers
+            .iter()
+            .filter_map(|peer| EndpointId::from_bytes(&peer.0).ok())
+            .filter(|id| *id != me);
+        let mut others: Vec<EndpointId> = others.collect();
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.retain(|_, since| since.elapsed() < SILENT);
+        others.sort_by_key(|id| silent.contains_key(id));
+        others
+    }
+
+    /// Asks for the size first: nothing larger than allowed is ever stored.
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        hash: &Hash,
+        provider: EndpointId,
+    ) -> Result<(Connection, u64), BlobsError> {
+        let asked = within(PROVIDER_WAIT, async {
+            let address = EndpointAddr::new(provider);
+            let connection = endpoint.connect(address, iroh_blobs::ALPN).await;
+            let connection = connection.map_err(peer_error)?;
+            self.answers(provider);
             let (bytes, _) = get_verified_size(&connection, &native(hash))
                 .await
                 .map_err(peer_error)?;
             Ok((connection, bytes))
-        };
-        let (connection, bytes) = within(PROVIDER_WAIT, begin).await?;
+        });
+        let since = Instant::now();
+        let answer = asked.await;
+        if since.elapsed() >= PROVIDER_WAIT {
+            let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+            silent.insert(provider, Instant::now());
+        }
+        answer
+    }
+
+    fn answers(&self, provider: EndpointId) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.remove(&provider);
+    }
+
+    async fn take(&self, connection: Connection, hash: &Hash, (bytes, size): (u64, Size)) -> Result<(), BlobsError> {
         if !size.allows(bytes) {
             return Err(BlobsError::Size {
                 hash: *hash,
@@ -307,40 +421,70 @@ impl Blobs {
                 allowed: size.to_string(),
             });
         }
-        let content = HashAndFormat {
-            hash: native(hash),
-            format: BlobFormat::Raw,
+        let transfer = async {
+            let fetched = self.store.remote().fetch(connection, raw(hash)).await;
+            fetched.map(drop).map_err(|error| {
+                let text = format!("{error:#}");
+                match says_full(&text) {
+                    true => self.failed(text),
+                    false => BlobsError::Peer(text),
+                }
+            })
         };
-        let transfer = async { self.store.remote().fetch(connection, content).await.map_err(peer_error) };
-        let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
-        within(limit, transfer).await.map(|_| ())
+        within(transfer_limit(bytes), transfer).await
     }
 
-    /// Lets go of what belongs to rounds before `first`; the store collects it later.
+    /// Lets go of the contributions of rounds before `first`, and of θs before it; the store collects them later.
     pub async fn collect(&self, first: Round) -> Result<(), BlobsError> {
         for kind in ["theta", "contribution", "matrix"] {
             let (from, to) = (format!("{kind}/"), format!("{kind}/{:010}", first.0));
-            self.store.tags().delete_range(from..to).await.map_err(store_error)?;
+            let deleted = self.store.tags().delete_range(from..to).await;
+            deleted.map_err(|error| self.failed(error))?;
         }
         Ok(())
     }
 
-    /// Lets go of replicas' states of rounds before `first`.
-    pub async fn collect_states(&self, first: Round) -> Result<(), BlobsError> {
-        let (from, to) = ("state/".to_string(), format!("state/{:010}", first.0));
-        self.store.tags().delete_range(from..to).await.map_err(store_error)?;
+    /// Of θs, or replicas' states, of rounds before `first`, only those stay for which `stays` is true.
+    pub(crate) async fn thin(
+        &self,
+        kind: Thinned,
+        first: Round,
+        stays: impl Fn(Round, &Hash) -> bool,
+    ) -> Result<(), BlobsError> {
+        let (from, to) = (format!("{}/", kind.word()), format!("{}/{:010}", kind.word(), first.0));
+        let mut tags = self
+            .store
+            .tags()
+            .list_range(from..to)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let mut gone = Vec::new();
+        while let Some(tag) = tags.next().await {
+            let tag = tag.map_err(|error| self.failed(error))?;
+            let round = std::str::from_utf8(tag.name.as_ref())
+                .ok()
+                .and_then(|name| name.split('/').nth(1)?.parse().ok());
+            let stays = round.is_some_and(|round| stays(Round(round), &Hash(*tag.hash.as_bytes())));
+            if !stays {
+                gone.push(tag.name);
+            }
+        }
+        for name in gone {
+            let deleted = self.store.tags().delete(name).await;
+            deleted.map_err(|error| self.failed(error))?;
+        }
         Ok(())
     }
 
     /// How many tags there are under `prefix`.
     pub async fn kept(&self, prefix: &str) -> Result<usize, BlobsError> {
-        let tags = self.store.tags().list_prefix(prefix).await.map_err(store_error)?;
-        Ok(tags.count().await)
+        let tags = self.store.tags().list_prefix(prefix).await;
+        Ok(tags.map_err(|error| self.failed(error))?.count().await)
     }
 
     /// Writes everything out and closes the store. A running node's store is closed with its network.
     pub async fn shutdown(&self) -> Result<(), BlobsError> {
-        self.store.shutdown().await.map_err(store_error)
+        self.store.shutdown().await.map_err(|error| self.failed(error))
     }
 }
 
@@ -351,26 +495,27 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsEr
     }
 }
 
-/// A gate for the blob protocol: only `members` may connect, nobody may push.
-pub fn gate(members: BTreeSet<PeerId>) -> EventSender {
-    let mask = EventMask {
-        connected: ConnectMode::Intercept,
-        push: RequestMode::Disabled,
-        observe: ObserveMode::None,
-        ..EventMask::DEFAULT
-    };
-    let (sender, mut messages) = EventSender::channel(64, mask);
-    tokio::spawn(async move {
-        while let Some(message) = messages.recv().await {
-            if let ProviderMessage::ClientConnected(request) = message {
-                let peer = request.endpoint_id.map(|id| PeerId(*id.as_bytes()));
-                let known = peer.is_some_and(|peer| members.contains(&peer));
-                let verdict = if known { Ok(()) } else { Err(AbortReason::Permission) };
-                let _ = request.tx.send(verdict).await; // the peer may be gone
-            }
+/// For a transfer of so many bytes.
+fn transfer_limit(bytes: u64) -> Duration {
+    PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST)
+}
+
+/// What is let go one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Thinned {
+    /// θ and momentum.
+    Thetas,
+    /// States of replicas.
+    States,
+}
+
+impl Thinned {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Thetas => "theta",
+            Self::States => "state",
         }
-    });
-    sender
+    }
 }
 
 #[cfg(test)]
