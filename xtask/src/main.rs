@@ -6,6 +6,7 @@ mod link_test;
 mod manifest;
 mod soak;
 mod sources;
+mod unify;
 
 use std::{
     env,
@@ -19,8 +20,12 @@ type Findings = Vec<String>;
 
 const USAGE: &str = "usage: cargo xtask check [--no-test]
 
-Checks dependency direction, the rules of the pure crates, format, lints, licences and advisories
-(if cargo-deny is installed), and runs the tests unless --no-test is given.
+Checks dependency direction, the rules of the pure crates, that one crate alone has the workspace's features,
+format, lints, licences and advisories (if cargo-deny is installed), and runs the tests unless --no-test is given.
+
+       cargo xtask unify
+
+Writes crates/unify and crates/unify-small anew, after dependencies or their features have changed.
 
        ";
 
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["check"] => check(&root(), true),
         ["check", "--no-test"] => check(&root(), false),
+        ["unify"] => unify::write(&root()),
         ["soak", ref words @ ..] if !words.contains(&"--help") => soak::run(&root(), words),
         _ => {
             eprintln!("{USAGE}{}\n\n       {}", soak::USAGE, link_test::USAGE);
@@ -60,6 +66,7 @@ fn root() -> PathBuf {
 fn check(root: &Path, tests: bool) -> Result<(), Findings> {
     step("dependencies point down", || layers::check(root))?;
     step("pure crates are pure, only the command prints", || sources::check(root))?;
+    step("one crate alone has the workspace's features", || unify::check(root))?;
     step("format", || cargo(root, &["fmt", "--all", "--check"]))?;
     step("lints", || {
         let lints = [

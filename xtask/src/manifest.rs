@@ -1,5 +1,6 @@
 //! The little of `Cargo.toml` that the checks need: the package's name and what it depends on.
 
+use crate::unify;
 use std::{fs, path::Path};
 
 /// One crate's manifest.
@@ -28,7 +29,8 @@ pub(crate) fn read_all(root: &Path) -> Result<Vec<Manifest>, Vec<String>> {
     Ok(manifests)
 }
 
-/// Reads a manifest. A renamed dependency is refused: it would hide what is used.
+/// Reads a manifest. A renamed dependency is refused: it would hide what is used. Only the crates without code
+/// may rename, since they ask for several versions of one crate.
 pub(crate) fn parse(text: &str) -> Result<Manifest, String> {
     let (mut name, mut dependencies) = (None, Vec::new());
     let mut section = String::new();
@@ -50,7 +52,8 @@ pub(crate) fn parse(text: &str) -> Result<Manifest, String> {
             let key = key.trim().split('.').next().unwrap_or_default();
             dependencies.push(unquoted(key));
         }
-        let renames = section.contains("dependencies") && format!("{key}={value}").contains("package");
+        let may = name.as_deref().is_some_and(|name| unify::HACKS.contains(&name));
+        let renames = !may && section.contains("dependencies") && format!("{key}={value}").contains("package");
         if renames {
             return Err(format!("`{line}` renames a dependency; use its own name"));
         }
@@ -112,6 +115,8 @@ j = ["a/b"]
     fn what_hides_a_dependency_is_refused() {
         let renamed = "[package]\nname = \"x\"\n[dependencies]\ny = { package = \"burn\", version = \"1\" }";
         assert!(parse(renamed).unwrap_err().contains("renames"));
+        let without_code = renamed.replace("\"x\"", "\"atoll-unify\"");
+        assert_eq!(parse(&without_code).unwrap().dependencies, ["y"]);
         assert!(parse("[dependencies]\n").unwrap_err().contains("name"));
     }
 }
