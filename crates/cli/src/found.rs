@@ -3,7 +3,7 @@
 use crate::{demo::corpus, grouped};
 use anyhow::Context as _;
 use atoll_host::{
-    charter_file,
+    charter_file, cost, disk,
     folder::Folder,
     found::{self, Plan},
     identity,
@@ -109,6 +109,10 @@ pub(crate) struct FoundArguments {
     /// How far apart machines may train the same, as a share: see `atoll calibrate`
     #[arg(long, default_value_t = 0.05, value_parser = share)]
     tolerance: f64,
+    /// Rounds of which every node keeps contributions; 0 for all. What is older can be audited only where a node was
+    /// started with `--archive`
+    #[arg(long, value_name = "ROUNDS", default_value_t = 100)]
+    retention: u32,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -168,6 +172,7 @@ fn plan(arguments: &FoundArguments) -> Plan {
     plan.round.sequence = arguments.sequence.unwrap_or(plan.round.sequence);
     plan.round.overlap = arguments.overlap.unwrap_or(plan.round.overlap);
     plan.robust = arguments.robust.clone().unwrap_or(plan.robust);
+    plan.round.retention = arguments.retention;
     if arguments.audit > 0.0 {
         plan.audit = Audit {
             share: Nano((arguments.audit * 1e9) as u64),
@@ -198,6 +203,7 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
     let corpus = corpus::read(arguments.data.as_deref())?;
     let beginning = found::begin(plan(arguments), &corpus, arguments.members.clone())?;
     let (charter, tokens) = (beginning.charter, beginning.train_tokens);
+    let corpus = Some(beginning.blobs.iter().map(|(bytes, _)| bytes.len() as u64).sum());
     tokio::runtime::Runtime::new()?.block_on(found::install_blobs(&folder, beginning.blobs))?;
     found::install_charter(&folder, &charter)?;
     let path = folder.charter().display().to_string();
@@ -209,12 +215,14 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
                 "genesis": charter.genesis().to_string(),
                 "train_tokens": tokens,
                 "parameters": Layout::of(&charter.model).parameters,
+                "cost": cost::of(&charter).to_json(corpus, disk::free(folder.path())),
             })
         ),
         false => say!(
-            "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
+            "{path}\nGenesis {}, {} tokens to train on. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
             charter.genesis(),
-            grouped(tokens)
+            grouped(tokens),
+            cost::sentence(&charter, corpus, folder.path())
         ),
     }
     Ok(ExitCode::SUCCESS)

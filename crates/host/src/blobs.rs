@@ -8,12 +8,10 @@ mod gate;
 mod index;
 mod mend;
 
+pub(crate) use self::index::{damage as index_damage, fits_its_name, named};
 pub use self::mend::Mended;
 use self::mend::Mending;
-pub(crate) use self::{
-    index::{damage as index_damage, whole_file},
-    mend::Others,
-};
+use self::{index::whole_file, mend::Others};
 use crate::folder::Folder;
 use atoll_protocol::{Hash, PeerId, Round};
 use bytes::Bytes;
@@ -26,11 +24,12 @@ use iroh_blobs::{
     store::{GcConfig, fs::FsStore},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// How long one provider may take to answer and start.
 const PROVIDER_WAIT: Duration = Duration::from_secs(10);
@@ -179,6 +178,8 @@ pub struct Blobs {
     mending: Arc<Mending>,
     /// Who did not answer, and when.
     silent: Arc<Mutex<BTreeMap<EndpointId, Instant>>>,
+    /// Whether there is room for what is fetched.
+    may_fetch: watch::Sender<bool>,
 }
 
 fn native(hash: &Hash) -> iroh_blobs::Hash {
@@ -214,7 +215,19 @@ impl Blobs {
             folder: folder.clone(),
             mending: Arc::new(Mending::after(again)),
             silent: Arc::default(),
+            may_fetch: watch::Sender::new(true),
         })
+    }
+
+    /// The folder that it is in.
+    pub(crate) fn place(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Whether anything that is not here may be fetched. Until then fetching waits.
+    pub(crate) fn allow_fetching(&self, allowed: bool) {
+        self.may_fetch
+            .send_if_modified(|may| std::mem::replace(may, allowed) != allowed);
     }
 
     /// Collects at once what nothing names. Nobody else may have the store open.
@@ -310,6 +323,7 @@ impl Blobs {
             last,
         };
         if !self.is_complete(hash).await? {
+            let _ = self.may_fetch.subscribe().wait_for(|may| *may).await; // its sender is ours
             self.fetch_missing(endpoint, hash, size, providers)
                 .await
                 .map_err(|error| match error {

@@ -4,22 +4,28 @@
 //! world, [`trainer`] the thread that holds θ, [`audit`] how anyone checks all of it afterwards.
 
 mod again;
+mod aside;
 pub mod audit;
 pub mod blobs;
 pub mod calibrate;
 pub mod charter_file;
 pub mod checkpoints;
+pub mod cost;
+pub mod disk;
 mod effects;
 pub mod folder;
 pub mod found;
 pub mod identity;
 mod inner;
+mod keeping;
 pub mod liars;
 mod log;
 pub mod merging;
 pub mod network;
+pub mod panics;
 pub mod private;
 pub mod record;
+pub mod repair;
 pub mod replayer;
 pub mod report;
 pub mod run;

@@ -1,7 +1,7 @@
 //! The node's one endpoint, and where the others are.
 
 use crate::{
-    blobs::{self, Blobs},
+    blobs::Blobs,
     folder::{FolderError, read_limited, write_whole},
 };
 use atoll_consensus::Transport;
@@ -161,7 +161,7 @@ impl Network {
         blobs: &Blobs,
     ) -> Result<(Self, Transport), NetworkError> {
         let transport = Transport::new(endpoint.clone(), me, charter.keys().collect())?;
-        let gate = blobs::gate(charter.keys().collect());
+        let gate = blobs.gate(&endpoint, charter.keys().collect());
         let router = Router::builder(endpoint.clone())
             .accept(atoll_consensus::ALPN, transport.clone())
             .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(gate)))

@@ -25,7 +25,9 @@ pub fn hush() {
 fn is_of_storage(info: &PanicHookInfo<'_>) -> bool {
     let file = info.location().map(|location| location.file()).unwrap_or_default();
     let parts = file.split(['/', '\\']);
-    parts.into_iter().any(|part| STORAGE.iter().any(|library| part.starts_with(library)))
+    parts
+        .into_iter()
+        .any(|part| STORAGE.iter().any(|library| part.starts_with(library)))
 }
 
 /// Does `work` on files that may be damaged; the text of a panic if it panics.

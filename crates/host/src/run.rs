@@ -2,15 +2,17 @@
 
 use crate::{
     blobs::{Blobs, Keep, Size},
+    cost, disk,
     effects::{Progress, World},
     folder::{Folder, FolderError},
     identity,
     log::Log,
     merging::state_of,
     network::{Addresses, Network, Settings, bind},
+    panics,
     private::Private,
     record::Record,
-    report, seal, status,
+    repair, report, seal, status,
     trainer::{Order, Parts, Report, Trainer},
 };
 use anyhow::{Context as _, bail};
@@ -29,6 +31,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -60,7 +63,9 @@ fn replay(record: &Record, charter: &Arc<Charter>) -> anyhow::Result<Past> {
                 records.insert(record.round, *record);
             }
         }
+        ControlFlow::Continue(())
     })?;
+    let state = state.context("the replay was stopped")?;
     Ok(Past { state, records })
 }
 
@@ -87,6 +92,8 @@ pub struct Manner {
     pub liar: Option<Liar>,
     /// What its operator says against the last verdict on it.
     pub appeal: Option<String>,
+    /// Whether it keeps all contributions, however few the charter asks for.
+    pub archive: bool,
 }
 
 /// Runs the node in `folder` until `stop` turns true. `tell` gets every event as a JSON object.
@@ -97,6 +104,7 @@ pub async fn run(
     stop: watch::Receiver<bool>,
     tell: impl FnMut(&Value),
 ) -> anyhow::Result<()> {
+    panics::hush();
     let (keypair, charter) = open(&folder)?;
     let _lock = folder.lock()?;
     if let Some(reason) = manner.appeal.as_ref().filter(|reason| !may_be_said(reason)) {
@@ -111,6 +119,7 @@ pub async fn run(
     let endpoint = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
     let past = replay(&record, &charter)?;
+    let may_have_voted = repair::has_run(&folder, past.state.height());
     seal::remove(&folder)?;
     settings.write(&folder.settings())?;
     let blobs = Blobs::open(&folder).await?;
@@ -120,9 +129,12 @@ pub async fn run(
         keypair: keypair.clone(),
         folder: folder.consensus(),
         state: past.state.clone(),
+        may_have_voted,
         leader_timeout: Config::LEADER_TIMEOUT,
     };
-    let (consensus, finals) = atoll_consensus::start(config, transport).await?;
+    let started = atoll_consensus::start(config, transport).await;
+    let (consensus, finals) = started.inspect_err(|error| repair::note(&folder, error))?;
+    repair::forget(&folder)?;
     let log = Log::open(&folder.log(), tell)?;
     let node = Running {
         folder: folder.clone(),
@@ -136,8 +148,10 @@ pub async fn run(
         manner,
         done: false,
         progress: Progress::default(),
+        listens: false,
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
+    Blobs::sweep(&folder).await?;
     Ok(seal::write(&folder)?)
 }
 
@@ -163,6 +177,8 @@ struct Running<T> {
     done: bool,
     /// What was last said of the fetching of what it missed.
     progress: Progress,
+    /// Whether it was told that this node only listens.
+    listens: bool,
 }
 
 impl<T: FnMut(&Value)> Running<T> {
@@ -180,6 +196,11 @@ impl<T: FnMut(&Value)> Running<T> {
             "height": past.state.height().0,
             "listens": self.network.listens(),
         }));
+        if past.state.height().0 == 0 {
+            let text = cost::sentence(&self.charter, None, self.folder.path());
+            let cost = cost::of(&self.charter).to_json(None, disk::free(self.folder.path()));
+            self.log.tell(&json!({ "event": "cost", "cost": cost, "text": text }));
+        }
         let outcome = self.work(past, finals, stop).await;
         let (sent, received) = self.network.traffic();
         self.log
@@ -216,6 +237,9 @@ impl<T: FnMut(&Value)> Running<T> {
         )?;
         world.keep_base().await?;
         world.ended_before(records.into_values());
+        if self.manner.archive {
+            world.keep_all();
+        }
         first_orders.into_iter().for_each(|order| world.order(order));
         let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
         outcome.and(world.finish().await) // the trainer has ended before the folder is sealed
@@ -248,9 +272,14 @@ impl<T: FnMut(&Value)> Running<T> {
             }
             let input = tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
-                died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
+                died = self.consensus.stopped() => {
+                    let why = died.unwrap_or_else(|| "no reason given".into());
+                    repair::note_stop(&self.folder, &why);
+                    bail!("consensus stopped: {why}")
+                }
                 _ = traffic.tick() => {
                     self.report_traffic();
+                    self.report_storage(world);
                     self.report_progress(*progress.borrow_and_update());
                     continue
                 }
@@ -325,6 +354,17 @@ impl<T: FnMut(&Value)> Running<T> {
         }
     }
 
+    /// Says what was found damaged, whether there is room on the disk, and whether this node only listens.
+    fn report_storage(&mut self, world: &mut World) {
+        let listens = *self.consensus.listens().borrow();
+        let told = self.blobs.mended().into_iter().map(|mended| mended.event());
+        let told = told.chain(world.look_at_disk().map(|change| change.event()));
+        let told = told.chain((listens != self.listens).then(|| repair::listening(listens)));
+        let told: Vec<Value> = told.collect();
+        told.iter().for_each(|event| self.log.tell(event));
+        self.listens = listens;
+    }
+
     fn report_traffic(&mut self) {
         let (sent, received) = self.network.traffic();
         let connected = self.consensus.connected().len();
@@ -354,7 +394,7 @@ impl<T: FnMut(&Value)> Running<T> {
                 self.log.tell(&value);
             }
             if let Event::RoundEnded(record) = event {
-                world.round_ended(record).await?;
+                world.round_ended(record, applied.state()).await?;
             }
         }
         Ok(())
@@ -472,13 +512,14 @@ impl<T: FnMut(&Value)> Running<T> {
 
     /// θ and momentum with these roots, if both are on this disk.
     async fn stored(&self, layout: &Layout, roots: Roots) -> anyhow::Result<Option<OuterState>> {
-        if !self.blobs.has(&roots.theta).await? {
+        let Some(theta) = self.blobs.look(&roots.theta).await? else {
             return Ok(None);
-        }
-        let theta = self.blobs.read(&roots.theta).await?;
+        };
         let momentum = match roots.momentum {
-            Some(root) if !self.blobs.has(&root).await? => return Ok(None),
-            Some(root) => Some(self.blobs.read(&root).await?),
+            Some(root) => match self.blobs.look(&root).await? {
+                Some(momentum) => Some(momentum),
+                None => return Ok(None),
+            },
             None => None,
         };
         Ok(Some(state_of(&self.charter, layout, &theta, momentum.as_deref())?))
@@ -487,8 +528,8 @@ impl<T: FnMut(&Value)> Running<T> {
     /// θ⁰: computed if the charter's is the one that its seed gives, else a blob of the run.
     async fn initial_theta(&self) -> anyhow::Result<Bytes> {
         let model = &self.charter.model;
-        if self.blobs.has(&model.theta).await? {
-            return Ok(self.blobs.read(&model.theta).await?);
+        if let Some(theta) = self.blobs.look(&model.theta).await? {
+            return Ok(theta);
         }
         let theta = atoll_learner::init(model, self.charter.seed);
         let bytes = Bytes::from(atoll_outer::theta_bytes(&theta));

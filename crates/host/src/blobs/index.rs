@@ -2,8 +2,8 @@
 
 use super::{BlobsError, Keep, Mended, raw};
 use crate::{
+    aside::Aside,
     folder::{Folder, FolderError},
-    repair::{self, Damaged},
 };
 use atoll_protocol::{Hash, limits::BLOB_BYTES_MAX};
 use iroh_blobs::{
@@ -60,10 +60,9 @@ pub(super) async fn open(folder: &Folder, collect: Option<GcConfig>) -> Result<(
     let Some(cause) = damage else {
         return Ok((load(folder, collect).await?, None));
     };
-    let of_folder = |error: FolderError| failed(folder, error);
-    let aside = Damaged::new(folder).map_err(of_folder)?;
+    let aside = Aside::new(folder);
     if path.exists() {
-        aside.take(&path).map_err(of_folder)?;
+        aside.take(&path).map_err(|error: FolderError| failed(folder, error))?;
     }
     let store = load(folder, None).await?;
     let adopted = adopt(&store, folder, &aside).await?;
@@ -78,9 +77,7 @@ pub(super) async fn open(folder: &Folder, collect: Option<GcConfig>) -> Result<(
 
 /// What is wrong with the index at `path`, if anything is. Looks at a copy: opening it may change it.
 pub(crate) fn damage(path: &Path) -> Option<String> {
-    repair::quietly(|| crate::record::integrity(path))
-        .unwrap_or_else(|panic| Err(panic))
-        .err()
+    crate::record::integrity(path).err()
 }
 
 /// Names of the files in `folder`; none if it is not there.
@@ -123,7 +120,7 @@ pub(crate) fn fits_its_name(path: &Path) -> bool {
 }
 
 /// Takes every intact file into the empty index, and puts the rest aside. How many were taken.
-async fn adopt(store: &FsStore, folder: &Folder, aside: &Damaged) -> Result<usize, BlobsError> {
+async fn adopt(store: &FsStore, folder: &Folder, aside: &Aside) -> Result<usize, BlobsError> {
     let data = folder.blobs().join("data");
     let files = names(&data).map_err(|error| failed(folder, error))?;
     let (blobs, beside): (Vec<_>, Vec<_>) = files
@@ -145,7 +142,7 @@ async fn adopt(store: &FsStore, folder: &Folder, aside: &Damaged) -> Result<usiz
             mode: ImportMode::Copy,
         };
         let added = store.blobs().add_path_with_opts(options).temp_tag().await;
-        added.map_err(|error| failed(folder, error))?;
+        let _until_kept = added.map_err(|error| failed(folder, error))?;
         let kept = store.tags().set(Keep::Recovered.tag(&hash), raw(&hash)).await;
         kept.map_err(|error| failed(folder, error))?;
         adopted += 1;

@@ -166,7 +166,7 @@ impl Blobs {
             return Err(BlobsError::Damaged { path, cause });
         };
         let added = self.store.blobs().add_bytes(bytes.clone()).temp_tag().await;
-        added.map_err(|error| self.failed(error))?;
+        drop(added.map_err(|error| self.failed(error))?); // why it is kept was written when it first came
         self.mending.tell(Mended {
             path,
             cause,
