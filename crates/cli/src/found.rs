@@ -3,6 +3,7 @@
 use crate::{demo::corpus, grouped};
 use anyhow::Context as _;
 use atoll_host::{
+    cost, disk,
     folder::Folder,
     found::{self, Plan},
     identity,
@@ -70,6 +71,10 @@ pub(crate) struct FoundArguments {
     /// How far apart machines may train the same, as a share: see `atoll calibrate`
     #[arg(long, default_value_t = 0.05, value_parser = share)]
     tolerance: f64,
+    /// Rounds of which every node keeps contributions; 0 for all. What is older can be audited only where a node was
+    /// started with `--archive`
+    #[arg(long, value_name = "ROUNDS", default_value_t = 100)]
+    retention: u32,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -129,6 +134,7 @@ fn plan(arguments: &FoundArguments) -> Plan {
     plan.round.sequence = arguments.sequence.unwrap_or(plan.round.sequence);
     plan.round.overlap = arguments.overlap.unwrap_or(plan.round.overlap);
     plan.robust = arguments.robust.clone().unwrap_or(plan.robust);
+    plan.round.retention = arguments.retention;
     if arguments.audit > 0.0 {
         plan.audit = Audit {
             share: Nano((arguments.audit * 1e9) as u64),
@@ -161,6 +167,7 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
     let (charter, tokens) = (beginning.charter, beginning.train_tokens);
     let (held_out, overlap) = (beginning.held_out_tokens, beginning.overlap.percent());
     corpus::tell_overlap(overlap);
+    let blobs = Some(beginning.blobs.iter().map(|(bytes, _)| bytes.len() as u64).sum());
     tokio::runtime::Runtime::new()?.block_on(found::install_blobs(&folder, beginning.blobs))?;
     found::install_charter(&folder, &charter)?;
     let path = folder.charter().display().to_string();
@@ -175,13 +182,15 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
                 "held_out_also_trained_percent": overlap,
                 "corpus": corpus::to_json(&corpus),
                 "parameters": Layout::of(&charter.model).parameters,
+                "cost": cost::of(&charter).to_json(blobs, disk::free(folder.path())),
             })
         ),
         false => say!(
-            "{path}\nGenesis {}, {} tokens to train on, of {} texts. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
+            "{path}\nGenesis {}, {} tokens to train on, of {} texts. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
             charter.genesis(),
             grouped(tokens),
-            grouped(corpus.documents.len() as u64)
+            grouped(corpus.documents.len() as u64),
+            cost::sentence(&charter, blobs, folder.path())
         ),
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ mod node;
 mod output;
 mod paths;
 mod plot;
+mod repair;
 mod signals;
 mod sim;
 mod status;
@@ -61,6 +62,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Measure how far apart machines train the same, for the tolerance of audits
     Calibrate(calibrate::Arguments),
+    /// Say what is damaged in a node's folder, and move it away
+    Repair(repair::Arguments),
     /// Say where a run stands
     Status(status::Arguments),
     /// Say what became of a peer's contributions, and why
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
     };

@@ -37,6 +37,10 @@ pub(crate) struct Arguments {
     /// Object to the last verdict on this node, with these words: they go on the ledger, for people to decide
     #[arg(long, value_name = "REASON")]
     appeal: Option<String>,
+    /// Keep all contributions, also where the charter keeps those of some rounds only: then everything that was ever
+    /// done can be audited from this folder
+    #[arg(long)]
+    archive: bool,
     /// Lie on purpose, to test a run: sign-flip, scale-100, copycat, …
     #[arg(long, hide = true)]
     liar: Option<Liar>,
@@ -82,6 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let manner = Manner {
             liar: arguments.liar,
             appeal: arguments.appeal.clone(),
+            archive: arguments.archive,
         };
         run::run(folder, addresses, manner, stopped, |event| {
             if json { line(event) } else { tell(event) }
@@ -160,9 +165,8 @@ fn tell(event: &Value) {
             event["round"],
             loss("held_out")
         ),
-        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" | "waiting" | "clock" | "twin" => {
-            text("text")
-        }
+        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" | "waiting" | "clock" | "twin" | "mended"
+        | "damaged" | "listening" | "disk_short" | "disk_enough" | "cost" => text("text"),
         "waited" => format!("no longer waiting for {}, after {} s", text("what"), event["seconds"]),
         "backfill" => format!(
             "of what this node missed while it was away, {} blobs were fetched and {} are still to be",

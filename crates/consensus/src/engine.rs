@@ -3,11 +3,12 @@
 use crate::{
     application::Application,
     block::Block,
-    delivery::{Finalized, Reports, deliver},
+    delivery::{Delivery, Ended, Finalized, Reports},
     forward,
     handle::StartError,
     keys::Validators,
     ledger::Ledger,
+    listen::Listening,
     network::{Ends, Network},
 };
 use atoll_ledger::State;
@@ -36,6 +37,7 @@ use commonware_utils::{Array, NZDuration, NZU16, NZU64, NZUsize};
 use rand_core::CryptoRng;
 use std::{
     num::{NonZeroU16, NonZeroU64, NonZeroUsize},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -76,20 +78,22 @@ pub(crate) struct Parts<N> {
     /// What the names of all its storage begin with: nothing in a node, whose folder is its own.
     pub(crate) prefix: String,
     pub(crate) owner: mpsc::Sender<Finalized>,
+    /// A validator that has lost its votes has none to give while it listens.
+    pub(crate) listening: Option<Listening>,
 }
 
 /// The tasks whose end is the end of consensus.
 pub(crate) struct Running {
     simplex: Handle<()>,
-    delivery: Handle<String>,
+    delivery: Handle<Ended>,
 }
 
 impl Running {
     /// Waits until one of them ends, and says why.
-    pub(crate) async fn ended(self) -> String {
+    pub(crate) async fn ended(self) -> Ended {
         tokio::select! {
-            ended = self.simplex => ended.map_or_else(|error| error.to_string(), |()| "the engine ended".into()),
-            ended = self.delivery => ended.unwrap_or_else(|error| error.to_string()),
+            ended = self.simplex => Ended::Because(ended.map_or_else(|error| error.to_string(), |()| "the engine ended".into())),
+            ended = self.delivery => ended.unwrap_or_else(|error| Ended::Because(error.to_string())),
         }
     }
 }
@@ -106,7 +110,7 @@ pub(crate) async fn run<E: Runtime, N: Network>(context: E, parts: Parts<N>) -> 
         context,
         peers,
         &parts.charter,
-        &parts.keypair,
+        (&parts.keypair, parts.listening.is_none()),
         &parts.validators,
         parts.prefix,
     )?;
@@ -120,6 +124,7 @@ pub(crate) async fn run<E: Runtime, N: Network>(context: E, parts: Parts<N>) -> 
         return Err(StartError::Behind {
             ours: parts.height,
             acknowledged: Height(acknowledged),
+            folder: PathBuf::new(),
         });
     }
     let application = Application::new(parts.ledger.clone(), parts.charter.deadlines.heartbeat);
@@ -131,7 +136,14 @@ pub(crate) async fn run<E: Runtime, N: Network>(context: E, parts: Parts<N>) -> 
     let child = base.context.child("receive");
     child.spawn(move |_| forward::receive(ledger, receiver));
     let child = base.context.child("delivery");
-    let delivery = child.spawn(move |_| deliver(parts.ledger, marshal, reported, parts.owner));
+    let delivery = Delivery {
+        ledger: parts.ledger,
+        marshal,
+        reports: reported,
+        owner: parts.owner,
+        listening: parts.listening,
+    };
+    let delivery = child.spawn(move |clock| delivery.work(clock));
     let simplex = base.start_simplex(automaton, parts.leader_timeout, votes, certificates, missing);
     Ok(Running { simplex, delivery })
 }
@@ -157,11 +169,14 @@ impl<E: Runtime, N: Network> Base<E, N> {
         context: E,
         peers: N::Peers,
         charter: &Charter,
-        keypair: &Keypair,
+        (keypair, votes): (&Keypair, bool),
         validators: &Validators,
         prefix: String,
     ) -> Result<Self, StartError> {
-        let scheme = validators.signer(&charter.genesis(), keypair);
+        let scheme = match votes {
+            true => validators.signer(&charter.genesis(), keypair),
+            false => Some(validators.verifier(&charter.genesis())),
+        };
         let local = validators.keys.get(&keypair.peer()).cloned();
         let (Some(scheme), Some(local)) = (scheme, local) else {
             return Err(StartError::NotAValidator(keypair.peer()));

@@ -1,9 +1,12 @@
 //! Starting and stopping: one thread with a runtime of its own, whose failures come back as words.
 
 use crate::{
-    delivery::Finalized,
+    damage::{explain, is_lost, lost_marker, mark_lost},
+    delivery::{Ended, Finalized},
     engine::{self, Parts},
+    keys::Validators,
     ledger::{Ledger, SubmitError},
+    listen::{Enough, Listening},
     network::Iroh,
     transport::Transport,
 };
@@ -12,9 +15,10 @@ use atoll_protocol::{Charter, Height, Keypair, Millis, PeerId, transaction::Sign
 use commonware_runtime::{Runner as _, tokio as runtime};
 use std::{
     any::Any,
-    fmt,
+    fmt, fs,
+    future::pending,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -24,6 +28,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Final blocks that wait for the owner, beside those it has not acknowledged.
 const FINALIZED_WAITING_MAX: usize = 16;
 const WORKER_THREADS: usize = 2;
+/// Whoever has lost its votes listens for as many times what a view waits for its leader, at the least.
+const LISTEN_TIMEOUTS: u32 = 10;
+/// Between two looks at who is connected.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What consensus starts from.
 #[derive(Debug, Clone)]
@@ -32,9 +40,11 @@ pub struct Config {
     pub charter: Arc<Charter>,
     /// This validator's key.
     pub keypair: Keypair,
-    /// The engine's storage. It remembers our votes: a validator that loses it must not vote again in
-    /// the same run. Only one process may use it; a second one waits for the first to end.
+    /// The engine's storage. It remembers our votes: a validator that loses it only listens until no view is
+    /// open in which it may have voted. Only one process may use it; a second one waits for the first to end.
     pub folder: PathBuf,
+    /// Whether this validator may have voted in this run before: then its storage must be there.
+    pub may_have_voted: bool,
     /// The last state that the owner has on disk; blocks above its height are delivered.
     pub state: State,
     /// How long a view waits for its leader's block: what a crashed leader costs until it is skipped,
@@ -62,17 +72,20 @@ pub enum StartError {
     Used,
     /// The owner's state is older than what it has acknowledged.
     #[error(
-        "our last block on disk is {ours}, but block {acknowledged} was acknowledged once: the ledger file was lost or \
-         replaced by an older one; restore it, or fetch the missing blocks from another node before starting"
+        "our last block on disk is {ours}, but block {acknowledged} was on disk once: the ledger's file was lost or \
+         replaced by an older one. Put the newer one back, or `atoll repair {node}` lets the node get the blocks again \
+         from the others", node = folder.parent().unwrap_or(folder).display()
     )]
     Behind {
         /// Height of the given state.
         ours: Height,
         /// Height that the engine's storage says was acknowledged.
         acknowledged: Height,
+        /// The engine's storage.
+        folder: PathBuf,
     },
     /// The engine could not open its storage, or failed in another way.
-    #[error("consensus stopped: {0}")]
+    #[error("{0}")]
     Engine(String),
 }
 
@@ -85,6 +98,7 @@ struct Inner {
     transport: Transport,
     stop: watch::Sender<bool>,
     outcome: watch::Receiver<Option<Outcome>>,
+    listens: watch::Receiver<bool>,
 }
 
 /// None for a stop that was asked for, else what went wrong.
@@ -110,31 +124,29 @@ pub async fn start(config: Config, transport: Transport) -> Result<(Handle, mpsc
     let receivers = transport.open().ok_or(StartError::Used)?;
     let ledger = Arc::new(Ledger::new(config.state.clone()));
     let (owner, finalized) = mpsc::channel(FINALIZED_WAITING_MAX);
-    let parts = Parts {
-        height: config.state.height(),
+    let parts = Start {
         charter: config.charter,
         keypair: config.keypair,
-        validators: transport.validators().clone(),
         leader_timeout: config.leader_timeout,
         ledger: ledger.clone(),
-        network: Iroh {
-            transport: transport.clone(),
-            receivers,
-        },
-        prefix: String::new(),
+        network: Iroh::new(transport.clone(), receivers),
         owner,
     };
     let (stop, stopping) = watch::channel(false);
     let (ended, outcome) = watch::channel(None);
     let (ready, started) = oneshot::channel();
+    let (tell_listens, listens) = watch::channel(false);
     let thread = Thread {
         folder: config.folder,
-        ready,
+        may_have_voted: config.may_have_voted,
+        transport: transport.clone(),
+        ready: Some(ready),
         stopping,
+        listens: tell_listens,
     };
     let of_thread = transport.clone();
     let spawned = std::thread::Builder::new().name("consensus".into()).spawn(move || {
-        let outcome = thread.run(parts);
+        let outcome = thread.run(&parts);
         of_thread.close();
         ended.send_replace(Some(outcome));
     });
@@ -146,6 +158,7 @@ pub async fn start(config: Config, transport: Transport) -> Result<(Handle, mpsc
         transport,
         stop,
         outcome,
+        listens,
     }));
     match started.await {
         Ok(Ok(())) => Ok((handle, finalized)),
@@ -154,38 +167,166 @@ pub async fn start(config: Config, transport: Transport) -> Result<(Handle, mpsc
     }
 }
 
+/// What each of the engines of one start is made from: one that only listens, if it must, and one that votes.
+struct Start {
+    charter: Arc<Charter>,
+    keypair: Keypair,
+    leader_timeout: Duration,
+    ledger: Arc<Ledger>,
+    network: Iroh,
+    owner: mpsc::Sender<Finalized>,
+}
+
+impl Start {
+    fn parts(&self, validators: &Validators, listening: Option<Listening>) -> Parts<Iroh> {
+        Parts {
+            height: self.ledger.last().height(),
+            charter: self.charter.clone(),
+            keypair: self.keypair.clone(),
+            validators: validators.clone(),
+            leader_timeout: self.leader_timeout,
+            ledger: self.ledger.clone(),
+            network: self.network.clone(),
+            prefix: String::new(),
+            owner: self.owner.clone(),
+            listening,
+        }
+    }
+}
+
 struct Thread {
     folder: PathBuf,
-    ready: oneshot::Sender<Result<(), StartError>>,
+    may_have_voted: bool,
+    transport: Transport,
+    /// Until whoever started knows how it went.
+    ready: Option<oneshot::Sender<Result<(), StartError>>>,
     stopping: watch::Receiver<bool>,
+    listens: watch::Sender<bool>,
+}
+
+/// How an engine ended.
+enum Over {
+    /// It has listened enough.
+    Heard,
+    /// All is over.
+    With(Outcome),
 }
 
 impl Thread {
-    /// Runs the engine until it stops. The engine asserts its invariants: a panic ends it, not us.
-    fn run(self, parts: Parts<Iroh>) -> Outcome {
+    /// Runs the engine until it stops.
+    fn run(mut self, start: &Start) -> Outcome {
+        // whom nobody else hears cannot contradict itself
+        let others = self.transport.validators().count() - 1;
+        if others > 0 && is_lost(&self.folder, self.may_have_voted) {
+            if let Err(error) = mark_lost(&self.folder) {
+                return self.failed(&format!("{}: {error}", lost_marker(&self.folder).display()));
+            }
+            self.listens.send_replace(true);
+            let listening = self.listening(start.leader_timeout);
+            match self.engine(start, Some(listening)) {
+                Over::Heard => {}
+                Over::With(outcome) => return outcome,
+            }
+        }
+        match fs::remove_file(lost_marker(&self.folder)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return self.failed(&format!("{}: {error}", lost_marker(&self.folder).display()));
+            }
+            _ => {}
+        }
+        self.listens.send_replace(false);
+        match self.engine(start, None) {
+            Over::Heard => Some("the engine that votes ended as one that listens".into()),
+            Over::With(outcome) => outcome,
+        }
+    }
+
+    fn failed(&mut self, text: &str) -> Outcome {
+        let why = explain(&self.folder, text);
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(Err(StartError::Engine(why.clone()))); // nobody waits any more: nobody needs to know
+        }
+        Some(why)
+    }
+
+    /// Blocks that the others decide end it. Where they can decide nothing without this validator, they are heard
+    /// for a while instead, all of them: what they know to be decided they tell.
+    fn listening(&self, leader_timeout: Duration) -> Listening {
+        let validators = self.transport.validators().count();
+        let (others, faulty) = (validators - 1, (validators - 1) / 3);
+        let long = leader_timeout * LISTEN_TIMEOUTS;
+        let enough: Enough = match faulty {
+            0 => Box::pin(all_connected(self.transport.clone(), others as usize, long)),
+            _ => Box::pin(pending()),
+        };
+        Listening::new(now(), long, enough)
+    }
+
+    /// Runs one engine. It asserts its invariants: a panic ends it, not us.
+    fn engine(&mut self, start: &Start, listening: Option<Listening>) -> Over {
         let config = runtime::Config::new()
             .with_worker_threads(WORKER_THREADS)
-            .with_storage_directory(self.folder);
-        let (ready, mut stopping) = (self.ready, self.stopping);
+            .with_storage_directory(&self.folder);
+        let parts = start.parts(self.transport.validators(), listening);
+        let (ready, stopping, folder) = (&mut self.ready, &mut self.stopping, &self.folder);
         let run = || {
             runtime::Runner::new(config).start(|context| async move {
                 let running = match engine::run(context, parts).await {
                     Ok(running) => running,
                     Err(error) => {
-                        // Nobody waits any more: nobody needs to know.
-                        let _ = ready.send(Err(error));
-                        return None;
+                        let error = in_folder(error, folder);
+                        let why = error.to_string();
+                        return Over::With(match ready.take().map(|ready| ready.send(Err(error))) {
+                            Some(_) => None, // whoever started knows
+                            None => Some(why),
+                        });
                     }
                 };
-                let _ = ready.send(Ok(()));
+                if let Some(ready) = ready.take() {
+                    let _ = ready.send(Ok(())); // nobody waits any more: nobody needs to know
+                }
                 tokio::select! {
                     // Also when the last handle is gone.
-                    _ = stopping.wait_for(|stop| *stop) => None,
-                    why = running.ended() => Some(why),
+                    _ = stopping.wait_for(|stop| *stop) => Over::With(None),
+                    ended = running.ended() => match ended {
+                        Ended::Heard => Over::Heard,
+                        Ended::Because(why) => Over::With(Some(why)),
+                    },
                 }
             })
         };
-        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Some(panic_text(panic)))
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(over) => over,
+            Err(panic) => {
+                let why = panic_text(panic);
+                Over::With(self.failed(&why))
+            }
+        }
+    }
+}
+
+/// The engine does not know where its storage is.
+fn in_folder(error: StartError, folder: &Path) -> StartError {
+    match error {
+        StartError::Behind { ours, acknowledged, .. } => StartError::Behind {
+            ours,
+            acknowledged,
+            folder: folder.to_path_buf(),
+        },
+        StartError::Engine(text) => StartError::Engine(explain(folder, &text)),
+        error => error,
+    }
+}
+
+/// Is done when so many `others` were connected for so `long` without a break.
+async fn all_connected(transport: Transport, others: usize, long: Duration) {
+    let mut heard = Duration::ZERO;
+    while heard < long {
+        tokio::time::sleep(LOOK).await;
+        heard = match transport.connected().len() >= others {
+            true => heard + LOOK,
+            false => Duration::ZERO,
+        };
     }
 }
 
@@ -222,6 +363,12 @@ impl Handle {
     /// process runs with this key.
     pub fn replaced(&self) -> u64 {
         self.0.transport.replaced()
+    }
+
+    /// Whether this validator only listens, because it has lost what it voted: until the others have decided some
+    /// views without it, or where they cannot, until all of them were connected for a while.
+    pub fn listens(&self) -> watch::Receiver<bool> {
+        self.0.listens.clone()
     }
 
     /// The validators that we can send to now.

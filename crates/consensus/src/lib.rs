@@ -10,7 +10,8 @@
 //!
 //! Read in this order: [`handle`](start) starts the thread, `engine` wires it, `application` proposes
 //! and verifies, `delivery` hands on what is final, `forward` and `mempool` carry transactions, and
-//! `transport`, `channel` and `network` carry everything.
+//! `transport`, `channel` and `network` carry everything. `damage` and `listen` are for a validator whose storage is
+//! lost.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod application;
@@ -19,12 +20,14 @@ mod certificate;
 mod chain;
 mod channel;
 mod clocks;
+mod damage;
 mod delivery;
 mod engine;
 mod forward;
 mod handle;
 mod keys;
 mod ledger;
+mod listen;
 mod mempool;
 mod network;
 #[cfg(test)]
@@ -32,6 +35,7 @@ mod simulation;
 mod transport;
 
 pub use certificate::{CertificateError, CertificateInfo, verify_certificate};
+pub use damage::{lost_marker, mark_lost};
 pub use delivery::Finalized;
 pub use handle::{Config, Handle, StartError, start};
 pub use keys::ValidatorsError;

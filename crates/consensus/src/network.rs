@@ -34,10 +34,24 @@ pub(crate) trait Network: Sized {
 /// A channel's two ends.
 pub(crate) type Ends<N> = (<N as Network>::Sender, <N as Network>::Receiver);
 
+/// What arrives on a channel. One engine reads it at a time, and another when that has ended.
+type Frames = Arc<tokio::sync::Mutex<mpsc::Receiver<Frame>>>;
+
 /// The network of a node.
+#[derive(Clone)]
 pub(crate) struct Iroh {
-    pub(crate) transport: Transport,
-    pub(crate) receivers: Receivers,
+    transport: Transport,
+    receivers: [(Channel, Frames); CHANNELS],
+}
+
+impl Iroh {
+    pub(crate) fn new(transport: Transport, receivers: Receivers) -> Self {
+        let shared = |(channel, frames)| (channel, Arc::new(tokio::sync::Mutex::new(frames)));
+        Self {
+            transport,
+            receivers: receivers.map(shared),
+        }
+    }
 }
 
 impl Network for Iroh {
@@ -66,7 +80,7 @@ pub(crate) struct Sender {
 pub(crate) struct Receiver {
     transport: Transport,
     channel: Channel,
-    frames: mpsc::Receiver<Frame>,
+    frames: Frames,
 }
 
 /// A message's recipients, those that are connected.
@@ -75,7 +89,7 @@ pub(crate) struct Addressed<'a> {
     to: Vec<PeerId>,
 }
 
-fn ends(transport: &Transport, channel: Channel, frames: mpsc::Receiver<Frame>) -> (Sender, Receiver) {
+fn ends(transport: &Transport, channel: Channel, frames: Frames) -> (Sender, Receiver) {
     let sender = Sender {
         transport: transport.clone(),
         channel,
@@ -132,7 +146,7 @@ impl P2pReceiver for Receiver {
 
     async fn recv(&mut self) -> Result<Message<PublicKey>, std::io::Error> {
         loop {
-            let Some((peer, frame)) = self.frames.recv().await else {
+            let Some((peer, frame)) = self.frames.lock().await.recv().await else {
                 return Err(std::io::ErrorKind::BrokenPipe.into());
             };
             if let Some(key) = self.transport.validators().keys.get(&peer) {

@@ -83,11 +83,12 @@ async fn one_validator_alone_decides_and_goes_on_after_a_restart() {
         keypair: keypairs[0].clone(),
         folder: folder.path().join(keypairs[0].peer().short()),
         state: Disk::empty(&charter).state,
+        may_have_voted: false,
         leader_timeout: Config::LEADER_TIMEOUT,
     };
     let again = transport.clone();
     match start(config.clone(), transport).await {
-        Err(StartError::Behind { ours, acknowledged }) => assert!(ours < acknowledged),
+        Err(StartError::Behind { ours, acknowledged, .. }) => assert!(ours < acknowledged),
         other => panic!("a lost ledger was not noticed: {other:?}"),
     }
     assert_eq!(start(config, again).await.map(|_| ()), Err(StartError::Used));
@@ -107,12 +108,13 @@ async fn an_engine_that_panics_is_an_error_with_its_words() {
         keypair: keypairs[0].clone(),
         folder: occupied,
         state: Disk::empty(&charter).state,
+        may_have_voted: false,
         leader_timeout: Config::LEADER_TIMEOUT,
     };
     let error = start(config, transport).await.map(|_| ()).expect_err("cannot start");
     let text = error.to_string();
     assert!(
-        text.starts_with("consensus stopped: ") && text.contains("a file"),
+        text.starts_with("the consensus store ") && text.contains("a file") && text.contains("atoll repair"),
         "{text}"
     );
 }

@@ -1,8 +1,17 @@
 //! Content-addressed blobs: iroh-blobs' store on disk, fetched with verified streaming.
 //!
 //! Nothing is kept inside the store's database: every blob is a plain file under `blobs/data`, named by
-//! its BLAKE3 hash, so that an audit can read it without the store.
+//! its BLAKE3 hash, so that an audit can read it without the store, and the store's index can be made again from
+//! the files. What is damaged is fetched again.
 
+mod gate;
+mod index;
+mod mend;
+
+pub(crate) use self::index::{damage as index_damage, fits_its_name, named};
+pub use self::mend::Mended;
+use self::mend::Mending;
+use self::{index::whole_file, mend::Others};
 use crate::folder::Folder;
 use atoll_protocol::{Hash, PeerId, Round};
 use bytes::Bytes;
@@ -10,17 +19,11 @@ use futures::StreamExt as _;
 use iroh_blobs::{
     BlobFormat, HashAndFormat,
     api::Store,
-    provider::events::{AbortReason, ConnectMode, EventMask, EventSender, ObserveMode, ProviderMessage, RequestMode},
-    store::{
-        GcConfig,
-        fs::{
-            FsStore,
-            options::{InlineOptions, Options},
-        },
-    },
+    store::{GcConfig, fs::FsStore},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::{sync::Arc, time::Duration};
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// How often blobs that nothing names are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
@@ -29,16 +32,20 @@ const COLLECT_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub enum BlobsError {
     /// The store refuses.
-    #[error("the blob store cannot be written: {0}. If the disk is full, free some space and start again")]
-    Store(String),
-    /// It was here and cannot be read any more.
+    #[error("the blob store in {folder} cannot be used: {cause}{hint}", hint = hint(cause))]
+    Store {
+        /// Its folder.
+        folder: String,
+        /// What it said.
+        cause: String,
+    },
+    /// It was here, cannot be read any more, and nobody else has it.
     #[error(
-        "blob {hash} on this disk is missing or damaged ({cause}); stop the node, move its blobs folder away \
-         and start again: the others have what is in it"
+        "{path} is damaged or missing ({cause}), and nobody who answers has this blob; `atoll repair` says what is lost"
     )]
     Damaged {
-        /// The blob.
-        hash: Hash,
+        /// The file.
+        path: String,
         /// What the store said.
         cause: String,
     },
@@ -67,8 +74,18 @@ pub enum BlobsError {
     },
 }
 
-fn store_error(error: impl std::fmt::Display) -> BlobsError {
-    BlobsError::Store(error.to_string())
+/// Whether an error's text says that the disk is full: libraries hand on no more than that.
+pub(crate) fn says_full(text: &str) -> bool {
+    ["No space left", "os error 28", "StorageFull", "quota", "QuotaExceeded"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+fn hint(cause: &str) -> &'static str {
+    match says_full(cause) {
+        true => ". The disk is full: free some space and start again; what was written before is intact",
+        false => ". `atoll repair` looks for damage",
+    }
 }
 
 /// Which sizes a fetch accepts.
@@ -125,6 +142,8 @@ pub enum Keep {
     State(Round),
     /// This node's state after its newest contribution, however long ago that was.
     OwnState,
+    /// A file that was found when the index, which knew why, was lost: as long as the run.
+    Recovered,
     /// This node's newest contribution. Until the next one it stays, however many rounds are collected: it
     /// may have to be added back after a crash.
     Own,
@@ -139,6 +158,7 @@ impl Keep {
             Self::Contribution(round, peer) => format!("contribution/{:010}/{peer}", round.0),
             Self::State(round) => format!("state/{:010}/{hash}", round.0),
             Self::OwnState => "own-state".to_string(),
+            Self::Recovered => format!("recovered/{hash}"),
             Self::Own => "own".to_string(),
         }
     }
@@ -148,14 +168,25 @@ impl Keep {
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: FsStore,
+    folder: Folder,
+    mending: Arc<Mending>,
+    /// Whether there is room for what is fetched.
+    may_fetch: watch::Sender<bool>,
 }
 
 pub(crate) fn native(hash: &Hash) -> iroh_blobs::Hash {
     iroh_blobs::Hash::from_bytes(hash.0)
 }
 
+pub(crate) fn raw(hash: &Hash) -> HashAndFormat {
+    HashAndFormat {
+        hash: native(hash),
+        format: BlobFormat::Raw,
+    }
+}
+
 impl Blobs {
-    /// Opens the store in `folder`, or makes it.
+    /// Opens the store in `folder`, or makes it. An index that is damaged or missing is made again.
     pub async fn open(folder: &Folder) -> Result<Self, BlobsError> {
         Self::open_collecting(folder, Some(COLLECT_EVERY)).await
     }
@@ -166,17 +197,47 @@ impl Blobs {
     }
 
     async fn open_collecting(folder: &Folder, interval: Option<Duration>) -> Result<Self, BlobsError> {
-        let root = folder.blobs();
-        let mut options = Options::new(&root);
-        options.inline = InlineOptions::NO_INLINE;
-        options.gc = interval.map(|interval| GcConfig {
+        let collect = interval.map(|interval| GcConfig {
             interval,
             add_protected: None,
         });
-        let store = FsStore::load_with_opts(root.join("blobs.db"), options)
-            .await
-            .map_err(store_error)?;
-        Ok(Self { store })
+        let (store, again) = index::open(folder, collect).await?;
+        Ok(Self {
+            store,
+            folder: folder.clone(),
+            mending: Arc::new(Mending::after(again)),
+            may_fetch: watch::Sender::new(true),
+        })
+    }
+
+    /// The folder that it is in.
+    pub(crate) fn place(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Whether anything that is not here may be fetched. Until then fetching waits.
+    pub(crate) fn allow_fetching(&self, allowed: bool) {
+        self.may_fetch
+            .send_if_modified(|may| std::mem::replace(may, allowed) != allowed);
+    }
+
+    /// Waits until anything that is not here may be fetched.
+    pub(crate) async fn may_fetch(&self) {
+        let _ = self.may_fetch.subscribe().wait_for(|may| *may).await; // its sender is ours
+    }
+
+    /// Whether somebody may have what is damaged here.
+    pub(crate) fn has_others(&self) -> bool {
+        self.mending.has_others()
+    }
+
+    /// Collects at once what nothing names. Nobody else may have the store open.
+    pub async fn sweep(folder: &Folder) -> Result<(), BlobsError> {
+        index::sweep(folder).await
+    }
+
+    pub(crate) fn failed(&self, error: impl std::fmt::Display) -> BlobsError {
+        index::failed(&self.folder, error)
     }
 
     /// The store itself, for the protocol handler.
@@ -188,13 +249,8 @@ impl Blobs {
     pub async fn add(&self, bytes: impl Into<Bytes>, keep: &Keep) -> Result<Hash, BlobsError> {
         let bytes = bytes.into();
         let hash = Hash::of_blob(&bytes);
-        let added = self
-            .store
-            .blobs()
-            .add_bytes(bytes)
-            .temp_tag()
-            .await
-            .map_err(store_error)?;
+        let added = self.store.blobs().add_bytes(bytes).temp_tag().await;
+        let added = added.map_err(|error| self.failed(error))?;
         debug_assert_eq!(added.hash().as_bytes(), hash.as_bytes());
         self.keep(&hash, keep).await?;
         Ok(hash)
@@ -210,84 +266,117 @@ impl Blobs {
 
     /// Returns when everything that was added or fetched, and why it is kept, survives a crash.
     pub async fn sync(&self) -> Result<(), BlobsError> {
-        self.store.sync_db().await.map_err(store_error)
+        self.store.sync_db().await.map_err(|error| self.failed(error))
     }
 
     /// Keeps `hash`, which need not be here yet.
     pub async fn keep(&self, hash: &Hash, keep: &Keep) -> Result<(), BlobsError> {
-        let content = HashAndFormat {
-            hash: native(hash),
-            format: BlobFormat::Raw,
-        };
-        self.store
-            .tags()
-            .set(keep.tag(hash), content)
-            .await
-            .map_err(store_error)
+        let set = self.store.tags().set(keep.tag(hash), raw(hash)).await;
+        set.map_err(|error| self.failed(error))
     }
 
-    /// Whether all of `hash` is here.
+    /// Whether all of `hash` is here and can be read.
     pub async fn has(&self, hash: &Hash) -> Result<bool, BlobsError> {
-        self.store.blobs().has(native(hash)).await.map_err(store_error)
+        Ok(!self.mending.is_lost(hash) && self.is_complete(hash).await?)
     }
 
-    /// The bytes of a blob that is here.
+    /// Whether the index says that all of `hash` is here.
+    pub(crate) async fn is_complete(&self, hash: &Hash) -> Result<bool, BlobsError> {
+        let has = self.store.blobs().has(native(hash)).await;
+        has.map_err(|error| self.failed(error))
+    }
+
+    /// The bytes of a blob that is here. If it is damaged, it is fetched again from whoever has it.
     pub async fn read(&self, hash: &Hash) -> Result<Bytes, BlobsError> {
-        let read = self.store.blobs().get_bytes(native(hash)).await;
-        read.map_err(|error| BlobsError::Damaged {
-            hash: *hash,
-            cause: error.to_string(),
-        })
+        match self.store.blobs().get_bytes(native(hash)).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => self.mend(hash, error.to_string()).await,
+        }
     }
 
-    /// Lets go of what belongs to rounds before `first`; the store collects it later.
+    /// The bytes of a blob if it is here; none also if it is damaged and nobody has it now, which is told by
+    /// [`Self::mended`].
+    pub async fn look(&self, hash: &Hash) -> Result<Option<Bytes>, BlobsError> {
+        match self.is_complete(hash).await? {
+            false => Ok(None),
+            true => match self.read(hash).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(BlobsError::Damaged { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Lets go of the contributions of rounds before `first`, and of θs before it; the store collects them later.
     pub async fn collect(&self, first: Round) -> Result<(), BlobsError> {
         for kind in ["theta", "contribution", "matrix"] {
             let (from, to) = (format!("{kind}/"), format!("{kind}/{:010}", first.0));
-            self.store.tags().delete_range(from..to).await.map_err(store_error)?;
+            let deleted = self.store.tags().delete_range(from..to).await;
+            deleted.map_err(|error| self.failed(error))?;
         }
         Ok(())
     }
 
-    /// Lets go of replicas' states of rounds before `first`.
-    pub async fn collect_states(&self, first: Round) -> Result<(), BlobsError> {
-        let (from, to) = ("state/".to_string(), format!("state/{:010}", first.0));
-        self.store.tags().delete_range(from..to).await.map_err(store_error)?;
+    /// Of θs, or replicas' states, of rounds before `first`, only those stay for which `stays` is true.
+    pub(crate) async fn thin(
+        &self,
+        kind: Thinned,
+        first: Round,
+        stays: impl Fn(Round, &Hash) -> bool,
+    ) -> Result<(), BlobsError> {
+        let (from, to) = (format!("{}/", kind.word()), format!("{}/{:010}", kind.word(), first.0));
+        let mut tags = self
+            .store
+            .tags()
+            .list_range(from..to)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let mut gone = Vec::new();
+        while let Some(tag) = tags.next().await {
+            let tag = tag.map_err(|error| self.failed(error))?;
+            let round = std::str::from_utf8(tag.name.as_ref())
+                .ok()
+                .and_then(|name| name.split('/').nth(1)?.parse().ok());
+            let stays = round.is_some_and(|round| stays(Round(round), &Hash(*tag.hash.as_bytes())));
+            if !stays {
+                gone.push(tag.name);
+            }
+        }
+        for name in gone {
+            let deleted = self.store.tags().delete(name).await;
+            deleted.map_err(|error| self.failed(error))?;
+        }
         Ok(())
     }
 
     /// How many tags there are under `prefix`.
     pub async fn kept(&self, prefix: &str) -> Result<usize, BlobsError> {
-        let tags = self.store.tags().list_prefix(prefix).await.map_err(store_error)?;
-        Ok(tags.count().await)
+        let tags = self.store.tags().list_prefix(prefix).await;
+        Ok(tags.map_err(|error| self.failed(error))?.count().await)
     }
 
     /// Writes everything out and closes the store. A running node's store is closed with its network.
     pub async fn shutdown(&self) -> Result<(), BlobsError> {
-        self.store.shutdown().await.map_err(store_error)
+        self.store.shutdown().await.map_err(|error| self.failed(error))
     }
 }
 
-/// A gate for the blob protocol: only `members` may connect, nobody may push.
-pub fn gate(members: BTreeSet<PeerId>) -> EventSender {
-    let mask = EventMask {
-        connected: ConnectMode::Intercept,
-        push: RequestMode::Disabled,
-        observe: ObserveMode::None,
-        ..EventMask::DEFAULT
-    };
-    let (sender, mut messages) = EventSender::channel(64, mask);
-    tokio::spawn(async move {
-        while let Some(message) = messages.recv().await {
-            if let ProviderMessage::ClientConnected(request) = message {
-                let peer = request.endpoint_id.map(|id| PeerId(*id.as_bytes()));
-                let known = peer.is_some_and(|peer| members.contains(&peer));
-                let verdict = if known { Ok(()) } else { Err(AbortReason::Permission) };
-                let _ = request.tx.send(verdict).await; // the peer may be gone
-            }
+/// What is let go one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Thinned {
+    /// θ and momentum.
+    Thetas,
+    /// States of replicas.
+    States,
+}
+
+impl Thinned {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Thetas => "theta",
+            Self::States => "state",
         }
-    });
-    sender
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ use self::{
     looking::Looking,
 };
 use crate::{
-    blobs::{Blobs, BlobsError, Keep, Size},
+    blobs::{Blobs, BlobsError, Keep, Size, Thinned},
+    disk::{self, Change, Room},
     fetch::Fetcher,
+    keeping::Keeping,
     merging::plan_of,
     run::now,
     trainer::{Merger, Order, Trainer, Training},
@@ -19,7 +21,7 @@ use crate::{
 use anyhow::Context as _;
 use atoll_consensus::{Handle, SubmitError};
 use atoll_learner::data::Dataset;
-use atoll_ledger::{Excision, Outcome, Planned, Refusal, Roots, RoundRecord, Terms};
+use atoll_ledger::{Excision, Outcome, Planned, Refusal, Roots, RoundRecord, State, Terms};
 use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, attack::Liar, blob_bytes_max};
 use atoll_protocol::{
@@ -73,6 +75,10 @@ pub(crate) struct World {
     /// The round under way and the θ that contributions to it are made from.
     round: Round,
     base: Roots,
+    keeping: Keeping,
+    /// Whether contributions are kept whatever the charter says.
+    archive: bool,
+    room: Room,
 }
 
 /// Where blobs come from.
@@ -116,6 +122,7 @@ impl World {
             urgent: watch::Sender::new(0),
         };
         let mut tasks = JoinSet::new();
+        let (keeping, room) = (Keeping::new(source.charter.round.retention), Room::of(&source.charter));
         Ok(Self {
             backfill: Backfill::start(source.clone(), &mut tasks),
             source,
@@ -136,7 +143,22 @@ impl World {
             barred: false,
             round,
             base,
+            keeping,
+            archive: false,
+            room,
         })
+    }
+
+    /// Contributions are kept whatever the charter says.
+    pub(crate) fn keep_all(&mut self) {
+        self.archive = true;
+    }
+
+    /// Looks at what is free on the disk: without room nothing is trained or fetched.
+    pub(crate) fn look_at_disk(&mut self) -> Option<Change> {
+        let change = self.room.look(disk::free(self.source.blobs.place()));
+        self.source.blobs.allow_fetching(!self.room.is_short());
+        change
     }
 
     pub(crate) fn order(&self, order: Order) {
@@ -155,6 +177,8 @@ impl World {
                 }
                 self.submit(action);
             }
+            // said when it became short; the round goes on without this node
+            Effect::Train { .. } if self.room.is_short() => {}
             Effect::Train {
                 round,
                 share,
@@ -194,9 +218,11 @@ impl World {
             Effect::Restore(round) => self.order(Order::Restore(round)),
             Effect::Adopt(roots) => self.adopt(roots),
             Effect::Checkpoint(round) => self.order(Order::Checkpoint(round)),
+            Effect::Collect(_) if self.archive => {}
             Effect::Collect(round) => {
-                self.backfill.collect(round);
-                self.source.blobs.collect(round).await?;
+                let first = self.keeping.first(round);
+                self.backfill.collect(first);
+                self.source.blobs.collect(first).await?;
             }
             Effect::SetTimer { at, timer } => {
                 let (wait, inputs) = (Duration::from_millis(at.0.saturating_sub(now().0)), self.inputs.clone());
@@ -210,8 +236,9 @@ impl World {
         Ok(())
     }
 
-    /// A round is over: its fetches end, and its contribution is settled if it was merged.
-    pub(crate) async fn round_ended(&mut self, record: &RoundRecord) -> anyhow::Result<()> {
+    /// A round is over: its fetches end, and its contribution is settled if it was merged. Of θs and states those
+    /// stay that `state`, after it, may still ask for.
+    pub(crate) async fn round_ended(&mut self, record: &RoundRecord, state: &State) -> anyhow::Result<()> {
         self.fetches.drain(..).for_each(|fetch| fetch.abort());
         self.looking.round_ended(record.round);
         self.backfill.round_ended(record);
@@ -222,11 +249,13 @@ impl World {
         if record.merged.iter().any(|entry| entry.peer == self.source.me) {
             self.order(Order::Settle(record.round));
         }
-        if self.source.charter.audit.is_on() {
-            let kept = self.source.charter.audit.retention();
-            let first = Round(record.round.0.saturating_sub(kept));
-            self.source.blobs.collect_states(first).await?;
-        }
+        let (of_use, recent, keeping) = (state.of_use(), Keeping::recent(record.round), self.keeping);
+        let blobs = &self.source.blobs;
+        blobs
+            .thin(Thinned::States, recent, |_, hash| of_use.states.contains(hash))
+            .await?;
+        let stays = |round, hash: &Hash| keeping.stays(round) || of_use.thetas.contains(hash);
+        blobs.thin(Thinned::Thetas, recent, stays).await?;
         self.keep_base().await
     }
 

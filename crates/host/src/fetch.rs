@@ -4,14 +4,14 @@
 //! next one beside it, and who did not answer at all is asked last for a while.
 
 use crate::{
-    blobs::{Blobs, BlobsError, Keep, Size, native},
+    blobs::{Blobs, BlobsError, Keep, Size, native, raw, says_full},
     run::now,
 };
 use atoll_protocol::{Hash, Millis, PeerId};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::Connection};
-use iroh_blobs::{BlobFormat, HashAndFormat, get::request::get_verified_size};
+use iroh_blobs::get::request::get_verified_size;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,7 +19,7 @@ use std::{
 };
 
 /// How long one provider may take to answer and start.
-const PROVIDER_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const PROVIDER_WAIT: Duration = Duration::from_secs(10);
 /// How long a provider may take before another one is asked beside it.
 const NEXT_WAIT: Duration = Duration::from_secs(1);
 /// Slowest link for which a fetch is still waited for, in bytes per second.
@@ -112,10 +112,21 @@ impl Fetcher {
     /// allowed, and what the store says.
     pub async fn fetch(&self, hash: &Hash, size: Size, providers: &[PeerId], keep: &Keep) -> Result<Bytes, BlobsError> {
         self.blobs.keep(hash, keep).await?;
-        if !self.blobs.has(hash).await? {
+        if !self.blobs.is_complete(hash).await? {
+            self.blobs.may_fetch().await;
             self.obtain(hash, size, providers).await?;
         }
-        let bytes = self.blobs.read(hash).await?;
+        let bytes = match self.blobs.read(hash).await {
+            // who is away now may have it later
+            Err(error @ BlobsError::Damaged { .. }) if self.blobs.has_others() => {
+                return Err(BlobsError::NotServed {
+                    hash: *hash,
+                    tried: providers.len(),
+                    last: error.to_string(),
+                });
+            }
+            read => read?,
+        };
         size.check(hash, bytes.len() as u64)?;
         Ok(bytes)
     }
@@ -154,6 +165,11 @@ impl Fetcher {
             };
             match fetched {
                 Ok(()) => return Ok(()),
+                // this disk refuses, whoever serves it
+                Err(Refused {
+                    error: error @ BlobsError::Store { .. },
+                    ..
+                }) => return Err(error),
                 Err(Refused { peer, answered, error }) => {
                     last = error.to_string();
                     match answered {
@@ -203,16 +219,17 @@ impl Fetcher {
             connection,
             bytes,
         } = opened;
-        let content = HashAndFormat {
-            hash: native(hash),
-            format: BlobFormat::Raw,
-        };
         let transfer = async {
-            let fetched = self.blobs.store().remote().fetch(connection, content).await;
-            fetched.map(drop).map_err(peer_error)
+            let fetched = self.blobs.store().remote().fetch(connection, raw(hash)).await;
+            fetched.map(drop).map_err(|error| {
+                let text = format!("{error:#}");
+                match says_full(&text) {
+                    true => self.blobs.failed(text),
+                    false => BlobsError::Peer(text),
+                }
+            })
         };
-        let limit = PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST);
-        within(limit, transfer).await.map_err(|error| Refused {
+        within(transfer_limit(bytes), transfer).await.map_err(|error| Refused {
             peer,
             answered: false,
             error,
@@ -220,11 +237,16 @@ impl Fetcher {
     }
 }
 
-fn peer_error(error: impl std::fmt::Display) -> BlobsError {
+/// How long a transfer of so many bytes may take.
+pub(crate) fn transfer_limit(bytes: u64) -> Duration {
+    PROVIDER_WAIT + Duration::from_secs(bytes / SLOWEST)
+}
+
+pub(crate) fn peer_error(error: impl std::fmt::Display) -> BlobsError {
     BlobsError::Peer(error.to_string())
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsError>>) -> Result<T, BlobsError> {
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsError>>) -> Result<T, BlobsError> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
         Err(_) => Err(BlobsError::Peer(format!("no answer within {} s", limit.as_secs()))),

@@ -4,12 +4,15 @@
 //! world, [`trainer`] the thread that holds θ, [`audit`] how anyone checks all of it afterwards.
 
 mod again;
+mod aside;
 pub mod audit;
 pub mod blobs;
 pub mod calibrate;
 pub mod charter_file;
 pub mod checkpoints;
 pub mod contents;
+pub mod cost;
+pub mod disk;
 mod effects;
 pub mod export;
 pub mod fetch;
@@ -17,17 +20,20 @@ pub mod folder;
 pub mod found;
 pub mod identity;
 mod inner;
+mod keeping;
 pub mod liars;
 mod log;
 mod lookup;
 pub mod merging;
 pub mod network;
 pub mod owner;
+pub mod panics;
 pub mod place;
 mod prepare;
 pub mod private;
 mod pulse;
 pub mod record;
+pub mod repair;
 pub mod replayer;
 pub mod report;
 pub mod run;

@@ -1,7 +1,7 @@
 //! The node's one endpoint, and where the others are.
 
 use crate::{
-    blobs::{self, Blobs},
+    blobs::Blobs,
     folder::{FolderError, read_limited, write_whole},
     lookup::Lookup,
     place::Place,
@@ -199,12 +199,10 @@ impl Network {
             members: members.clone(),
             lookup: lookup.clone(),
         };
+        let gate = blobs.gate(&endpoint, members);
         let router = Router::builder(endpoint.clone())
             .accept(atoll_consensus::ALPN, noting)
-            .accept(
-                iroh_blobs::ALPN,
-                BlobsProtocol::new(blobs.store(), Some(blobs::gate(members))),
-            )
+            .accept(iroh_blobs::ALPN, BlobsProtocol::new(blobs.store(), Some(gate)))
             .spawn();
         let network = Self {
             router,

@@ -1,5 +1,6 @@
 //! The ledger on disk: final blocks with their certificates, by height, in one redb file.
 
+use crate::panics::quietly;
 use atoll_ledger::{BlockError, Event, State};
 use atoll_protocol::{Block, Charter, DecodeError, Height, encode, limits::BLOCK_BYTES_MAX};
 use redb::{
@@ -8,6 +9,7 @@ use redb::{
 };
 use std::{
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,6 +36,18 @@ pub enum RecordError {
     /// It belongs to another run.
     #[error("the ledger {} is of another run than charter.toml; put back the charter it was made with, or use another folder; nothing was changed", .0.display())]
     OtherRun(PathBuf),
+    /// What is in it cannot be used.
+    #[error(
+        "the ledger {path} cannot be used: {cause}. If you have no copy of it, `atoll repair {node}` moves it away, and \
+         the node gets the blocks again from the others", path = path.display(),
+        node = path.parent().unwrap_or(path).display()
+    )]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A block is not readable.
     #[error("block {height} in the ledger is damaged: {cause}")]
     Damaged {
@@ -89,12 +103,15 @@ pub struct Record {
 impl Record {
     /// Opens the file, or makes it; refuses one of another run.
     pub fn open(path: &Path, charter: &Charter) -> Result<Self, RecordError> {
-        // opening for writing changes the file, so look first; what cannot be read so is judged after
-        if path.exists() && genesis_of(path).is_ok_and(|bound| bound.is_some_and(|bound| bound != charter.genesis().0))
-        {
-            return Err(RecordError::OtherRun(path.to_path_buf()));
-        }
-        Self::of(Database::create(path).map_err(storage(path))?, path, charter)
+        usable(path, || {
+            // opening for writing changes the file, so look first; what cannot be read so is judged after
+            if path.exists()
+                && genesis_of(path).is_ok_and(|bound| bound.is_some_and(|bound| bound != charter.genesis().0))
+            {
+                return Err(RecordError::OtherRun(path.to_path_buf()));
+            }
+            Self::of(Database::create(path).map_err(storage(path))?, path, charter)
+        })
     }
 
     fn of(database: Database, path: &Path, charter: &Charter) -> Result<Self, RecordError> {
@@ -149,41 +166,104 @@ impl Record {
         .map_err(storage(&self.path))
     }
 
-    /// The state after the last block, by applying every one; `seen` gets each block's events.
+    /// Height of the last block.
+    pub fn height(&self) -> Result<Height, RecordError> {
+        usable(&self.path, || {
+            let last = || -> Result<u64, redb::Error> {
+                let transaction = self.database.begin_read()?;
+                let table = transaction.open_table(BLOCKS)?;
+                Ok(table.last()?.map_or(0, |(height, _)| height.value()))
+            };
+            last().map(Height).map_err(storage(&self.path))
+        })
+    }
+
+    /// The state after the last block, by applying every one; `seen` gets the state after each and its events, and
+    /// may say that it is enough: then there is no state.
     pub fn replay(
         &self,
         charter: &Arc<Charter>,
-        mut seen: impl FnMut(&State, Vec<Event>),
-    ) -> Result<State, RecordError> {
-        let mut state = State::genesis(charter.clone());
-        for_each(&self.database, &self.path, |stored| {
-            let height = stored.block.header.height;
-            let (next, events) = state
-                .apply(&stored.block)
-                .map_err(|cause| RecordError::Refused { height, cause })?;
-            state = next;
-            seen(&state, events);
-            Ok(())
-        })?;
-        Ok(state)
+        mut seen: impl FnMut(&State, Vec<Event>) -> ControlFlow<()>,
+    ) -> Result<Option<State>, RecordError> {
+        usable(&self.path, || {
+            let (mut state, mut stopped) = (State::genesis(charter.clone()), false);
+            for_each(&self.database, &self.path, |stored| {
+                let height = stored.block.header.height;
+                let (next, events) = state
+                    .apply(&stored.block)
+                    .map_err(|cause| RecordError::Refused { height, cause })?;
+                state = next;
+                stopped = seen(&state, events).is_break();
+                Ok(match stopped {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })
+            })?;
+            Ok((!stopped).then_some(state))
+        })
     }
 }
 
+/// Uses the ledger at `path`; what is damaged is told with the way out.
+fn usable<T>(path: &Path, work: impl FnOnce() -> Result<T, RecordError>) -> Result<T, RecordError> {
+    let broken = |cause: String| RecordError::Broken {
+        path: path.to_path_buf(),
+        cause,
+    };
+    match quietly(work) {
+        Ok(Err(error)) if error.is_damage() => Err(broken(error.to_string())),
+        Ok(done) => done,
+        Err(panic) => Err(broken(panic)),
+    }
+}
+
+impl RecordError {
+    /// Whether the file itself is bad, not the disk or its use.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Storage { cause, .. } => match &**cause {
+                redb::Error::Io(error) => {
+                    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+                }
+                redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo => false,
+                _ => true,
+            },
+            Self::OtherRun(_) => false,
+            Self::Broken { .. } | Self::Damaged { .. } | Self::Gap { .. } | Self::Refused { .. } => true,
+        }
+    }
+}
+
+/// Whether every page of the database at `path` is as it was written; what is wrong, if it is not. Looks at a copy in
+/// memory.
+pub(crate) fn integrity(path: &Path) -> Result<(), String> {
+    let check = || -> Result<bool, redb::Error> { Ok(copy_of(path)?.check_integrity()?) };
+    match quietly(check)? {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("checksums of its pages do not fit".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn copy_of(path: &Path) -> Result<Database, redb::Error> {
+    let (bytes, copy) = (std::fs::read(path)?, InMemoryBackend::new());
+    copy.set_len(bytes.len() as u64)?;
+    copy.write(0, &bytes)?;
+    Ok(Database::builder().create_with_backend(copy)?)
+}
+
 /// Reads the file at `path` without changing it and hands every block to `each`, ascending from 1.
-pub fn read(path: &Path, each: impl FnMut(StoredBlock) -> Result<(), RecordError>) -> Result<(), RecordError> {
+pub fn read(path: &Path, mut each: impl FnMut(StoredBlock) -> Result<(), RecordError>) -> Result<(), RecordError> {
     let database = open_to_read(path).map_err(storage(path))?;
-    for_each(database.as_ref(), path, each)
+    for_each(database.as_ref(), path, |stored| {
+        each(stored).map(ControlFlow::Continue)
+    })
 }
 
 /// After a crash redb must repair the file before anyone reads it; a reader does so on a copy in memory.
 fn open_to_read(path: &Path) -> Result<Box<dyn ReadableDatabase>, redb::Error> {
     match ReadOnlyDatabase::open(path) {
-        Err(DatabaseError::RepairAborted) => {
-            let (bytes, copy) = (std::fs::read(path)?, InMemoryBackend::new());
-            copy.set_len(bytes.len() as u64)?;
-            copy.write(0, &bytes)?;
-            Ok(Box::new(Database::builder().create_with_backend(copy)?))
-        }
+        Err(DatabaseError::RepairAborted) => Ok(Box::new(copy_of(path)?)),
         opened => Ok(Box::new(opened?)),
     }
 }
@@ -202,7 +282,7 @@ pub fn genesis_of(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
 fn for_each(
     database: &(impl ReadableDatabase + ?Sized),
     path: &Path,
-    mut each: impl FnMut(StoredBlock) -> Result<(), RecordError>,
+    mut each: impl FnMut(StoredBlock) -> Result<ControlFlow<()>, RecordError>,
 ) -> Result<(), RecordError> {
     let open = || -> Result<_, redb::Error> {
         let transaction = database.begin_read()?;
@@ -244,7 +324,9 @@ fn for_each(
                 what: "its certificate is oversized".into(),
             });
         }
-        each(StoredBlock { block, certificate })?;
+        if each(StoredBlock { block, certificate })?.is_break() {
+            break;
+        }
     }
     Ok(())
 }
@@ -311,6 +393,11 @@ mod tests {
         Record::of(database, Path::new("disk"), charter)
     }
 
+    fn all(record: &Record, charter: &Arc<Charter>) -> State {
+        let state = record.replay(charter, |_, _| ControlFlow::Continue(())).unwrap();
+        state.unwrap()
+    }
+
     /// A join and a leave by turns: a chain as long as one likes.
     fn next(state: &State, key: &Keypair) -> (Block, State) {
         let sequence = state.core().peers.get(&key.peer()).map_or(0, |peer| peer.joins);
@@ -348,10 +435,10 @@ mod tests {
         drop(record);
         let larger = Disk { room: 64 << 20, ..disk };
         let record = open(&larger, &charter).unwrap();
-        assert_eq!(record.replay(&charter, |_, _| {}).unwrap(), state);
+        assert_eq!(all(&record, &charter), state);
         let (block, after) = next(&state, &key);
         record.append(&block, None).unwrap();
-        assert_eq!(record.replay(&charter, |_, _| {}).unwrap(), after);
+        assert_eq!(all(&record, &charter), after);
     }
 
     #[test]
@@ -369,12 +456,96 @@ mod tests {
             ..Charter::clone(&charter)
         };
         assert!(matches!(Record::open(&path, &other), Err(RecordError::OtherRun(_))));
-        assert_eq!(
-            Record::open(&path, &charter)
-                .unwrap()
-                .replay(&charter, |_, _| {})
-                .unwrap(),
-            after
-        );
+        assert_eq!(all(&Record::open(&path, &charter).unwrap(), &charter), after);
+    }
+
+    /// A ledger of so many blocks at `path`.
+    fn written(path: &Path, blocks: u64) -> Arc<Charter> {
+        let key = Keypair::from_seed(&[1; 32]);
+        let charter = Arc::new(charter_of(&[key.peer()]));
+        let record = Record::open(path, &charter).unwrap();
+        let mut state = State::genesis(charter.clone());
+        for _ in 0..blocks {
+            let (block, after) = next(&state, &key);
+            record.append(&block, Some(&[7; 300])).unwrap();
+            state = after;
+        }
+        charter
+    }
+
+    #[test]
+    fn a_replay_can_be_stopped_and_knows_how_far_it_is() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ledger.redb");
+        let charter = written(&path, 20);
+        let record = Record::open(&path, &charter).unwrap();
+        assert_eq!(record.height().unwrap(), Height(20));
+        let mut seen = 0;
+        let stopped = record.replay(&charter, |state, _| {
+            seen += 1;
+            assert_eq!(state.height().0, seen);
+            match seen {
+                7 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        assert_eq!((stopped.unwrap(), seen), (None, 7));
+    }
+
+    #[test]
+    fn whatever_byte_of_a_ledger_is_changed_it_is_read_as_it_was_or_refused_with_the_way_out() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ledger.redb");
+        let charter = written(&path, 40);
+        let good = std::fs::read(&path).unwrap();
+        let state = all(&Record::open(&path, &charter).unwrap(), &charter);
+        let (mut refused, mut unused) = (0, 0);
+        let head = (0..512).step_by(7);
+        let spread = (512..good.len()).step_by(good.len() / 300 + 1);
+        for place in head.chain(spread) {
+            let mut bad = good.clone();
+            bad[place] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            let opened = Record::open(&path, &charter);
+            match opened.and_then(|record| record.replay(&charter, |_, _| ControlFlow::Continue(()))) {
+                Ok(read) => {
+                    assert_eq!(read.unwrap(), state, "byte {place}");
+                    unused += 1;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let told = text.contains("`atoll repair") && text.contains("ledger.redb");
+                    assert!(
+                        told || matches!(error, RecordError::OtherRun(_)),
+                        "byte {place}: {text}"
+                    );
+                    refused += 1;
+                }
+            }
+        }
+        for length in [0, 1, 100, 4096, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).unwrap();
+            let opened = Record::open(&path, &charter);
+            let read = opened.and_then(|record| record.replay(&charter, |_, _| ControlFlow::Continue(())));
+            // an empty file is a new ledger: what consensus has acknowledged is told by it
+            assert!(
+                read.is_err_and(|error| error.is_damage()) || length == 0,
+                "cut to {length}"
+            );
+        }
+        assert!(refused > 0 && unused > 0, "{refused} refused, {unused} in unused parts");
+    }
+
+    /// What a start costs: run by hand, with `--ignored --nocapture`.
+    #[test]
+    #[ignore = "measures"]
+    fn speed_of_a_replay() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ledger.redb");
+        let charter = written(&path, 5_000);
+        let record = Record::open(&path, &charter).unwrap();
+        let began = std::time::Instant::now();
+        all(&record, &charter);
+        println!("{:.0} blocks a second", 5_000.0 / began.elapsed().as_secs_f64());
     }
 }

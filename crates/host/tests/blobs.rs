@@ -267,3 +267,188 @@ async fn collected_rounds_are_let_go_and_the_run_is_kept() {
     assert_eq!(store.read(&Hash::of_blob(b"theta 11")).await.unwrap(), "theta 11");
     store.shutdown().await.unwrap();
 }
+
+/// How a file may be damaged.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Flipped,
+    Cut,
+    Gone,
+}
+
+fn harm(path: &std::path::Path, harm: Harm) {
+    let good = std::fs::read(path).unwrap();
+    match harm {
+        Harm::Flipped => {
+            let mut bad = good.clone();
+            bad[good.len() / 2] ^= 1;
+            std::fs::write(path, bad).unwrap();
+        }
+        Harm::Cut => std::fs::write(path, &good[..good.len() / 2]).unwrap(),
+        Harm::Gone => std::fs::remove_file(path).unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_is_fetched_again_while_the_node_runs() {
+    let (a, b) = two().await;
+    let content = bytes(300_001);
+    let hash = a.blobs.add(content.clone(), &Keep::Run("test")).await.unwrap();
+    b.fetch(&hash, Size::AtMost(300_001), &a).await.unwrap();
+    b.blobs.sync().await.unwrap();
+    let data = Folder::at(b.place.path()).blob(&hash);
+    for how in [Harm::Flipped, Harm::Cut, Harm::Gone] {
+        for path in [data.clone(), data.with_extension("obao4")] {
+            harm(&path, how);
+            // opened again, so that nothing is read from files that are open already
+            b.blobs.shutdown().await.unwrap();
+            let again = Blobs::open(&Folder::at(b.place.path())).await.unwrap();
+            let _gate = again.gate(b.network.endpoint(), [a.me, b.me].into());
+            assert_eq!(again.read(&hash).await.unwrap(), content, "{how:?} {}", path.display());
+            let told = again.mended();
+            assert!(told.len() == 1 && told[0].from.is_some(), "{told:?}");
+            assert!(told[0].event()["text"].as_str().unwrap().contains(&hash.to_string()));
+            again.shutdown().await.unwrap();
+            assert_eq!(std::fs::read(&data).unwrap(), content, "the file is whole again");
+            let last = Blobs::open(&Folder::at(b.place.path())).await.unwrap();
+            assert_eq!(last.read(&hash).await.unwrap(), content);
+            assert_eq!(last.mended(), [], "and stays so");
+            last.shutdown().await.unwrap();
+        }
+    }
+    a.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_that_nobody_has_is_said_once_and_had_when_somebody_does() {
+    let (a, b) = two().await;
+    let content = bytes(100_000);
+    let hash = b.blobs.add_durably(content.clone(), &Keep::Run("test")).await.unwrap();
+    harm(&Folder::at(b.place.path()).blob(&hash), Harm::Cut);
+    for _ in 0..2 {
+        assert!(matches!(b.blobs.read(&hash).await, Err(BlobsError::Damaged { .. })));
+        assert_eq!(b.blobs.look(&hash).await.unwrap(), None);
+        assert!(!b.blobs.has(&hash).await.unwrap(), "what cannot be read is not here");
+    }
+    let fetched = b.fetch(&hash, Size::AtMost(100_000), &a).await;
+    assert!(
+        matches!(fetched, Err(BlobsError::NotServed { .. })),
+        "it may come yet: {fetched:?}"
+    );
+    let told = b.blobs.mended();
+    assert!(told.len() == 1 && told[0].from.is_none(), "{told:?}");
+    a.blobs.add(content.clone(), &Keep::Run("test")).await.unwrap();
+    assert_eq!(b.fetch(&hash, Size::AtMost(100_000), &a).await.unwrap(), content);
+    assert!(b.blobs.has(&hash).await.unwrap());
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_learns_from_whom_it_serves_that_a_blob_is_damaged() {
+    let charter = charter(&[1, 2, 3]);
+    let c = Side::open(3, &charter, &[]).await;
+    let a = Side::open(1, &charter, &[c.known()]).await;
+    let b = Side::open(2, &charter, &[a.known()]).await;
+    let content = bytes(400_000);
+    let hash = a.blobs.add_durably(content.clone(), &Keep::Run("test")).await.unwrap();
+    c.blobs.add(content.clone(), &Keep::Run("test")).await.unwrap();
+    let path = Folder::at(a.place.path()).blob(&hash);
+    let mut bad = content.clone();
+    bad[200_000] ^= 1;
+    std::fs::write(&path, bad).unwrap(); // in place: what is open sees it too
+    let mut tries = 0;
+    while b.fetch(&hash, Size::AtMost(400_000), &a).await.is_err() {
+        tries += 1;
+        assert!(tries < 200, "it is never mended");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(tries > 0, "the damage was served");
+    assert_eq!(std::fs::read(&path).unwrap(), content);
+    let told = a.blobs.mended();
+    assert!(
+        told.iter()
+            .any(|mended| mended.from.as_ref().is_some_and(|from| from.contains(&c.me.short()))),
+        "{told:?}"
+    );
+    for side in [a, b, c] {
+        side.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_damaged_or_missing_is_made_again_from_the_files() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = Folder::at(place.path());
+    let store = Blobs::open(&folder).await.unwrap();
+    let mut hashes = Vec::new();
+    for count in [1usize, 20_000, 300_001] {
+        hashes.push(store.add(bytes(count), &Keep::Run("test")).await.unwrap());
+    }
+    store.shutdown().await.unwrap();
+    let index = folder.blobs().join("blobs.db");
+    let good = std::fs::read(&index).unwrap();
+    let flips = (0..24).map(|part| Some(part * good.len() / 24 + 3)).chain([None]);
+    let (mut made_again, mut unused) = (0, 0);
+    for place_of_flip in flips {
+        std::fs::write(&index, &good).unwrap();
+        match place_of_flip {
+            Some(byte) => {
+                let mut bad = good.clone();
+                bad[byte] ^= 1;
+                std::fs::write(&index, bad).unwrap();
+            }
+            None => std::fs::remove_file(&index).unwrap(),
+        }
+        let store = Blobs::open(&folder).await.unwrap();
+        for (hash, count) in hashes.iter().zip([1usize, 20_000, 300_001]) {
+            assert_eq!(
+                store.read(hash).await.unwrap(),
+                bytes(count),
+                "flip at {place_of_flip:?}"
+            );
+        }
+        let told = store.mended();
+        match told.first() {
+            Some(mended) => {
+                assert!(mended.path.ends_with("blobs.db") && mended.from.as_ref().unwrap().starts_with("3 "));
+                made_again += 1;
+            }
+            None => unused += 1, // an unused part of a page: what is read is the same
+        }
+        store.shutdown().await.unwrap();
+        Blobs::sweep(&folder).await.unwrap();
+        assert!(hashes.iter().all(|hash| folder.blob(hash).exists()), "they are kept");
+    }
+    assert!(
+        made_again > 1 && unused > 0,
+        "{made_again} made again, {unused} in unused parts"
+    );
+    let aside = place.path().join("damaged-1/blobs/blobs.db");
+    assert_eq!(
+        std::fs::metadata(aside).unwrap().len(),
+        good.len() as u64,
+        "nothing is deleted"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_any_more_is_collected_at_a_clean_end() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = Folder::at(place.path());
+    let store = Blobs::open(&folder).await.unwrap();
+    let mut thetas = Vec::new();
+    for round in 0..3 {
+        thetas.push(
+            store
+                .add(bytes(50_000 + round as usize), &Keep::Theta(Round(round)))
+                .await
+                .unwrap(),
+        );
+    }
+    store.collect(Round(2)).await.unwrap();
+    store.shutdown().await.unwrap();
+    Blobs::sweep(&folder).await.unwrap();
+    let there: Vec<bool> = thetas.iter().map(|hash| folder.blob(hash).exists()).collect();
+    assert_eq!(there, [false, false, true]);
+}

@@ -20,7 +20,11 @@
 mod draw;
 
 use crate::{Event, LastMerge, Outcome, Planned, Refusal, Roots, RoundRecord, Standing, State, Terms, assign::Share};
-use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 use atoll_protocol::{
     CheckReason, Finding, Hash, InnerSteps, LossChange, Nano, PeerId, Round,
     transaction::{Reveal, States},
@@ -185,7 +189,51 @@ pub struct Audits {
     voids: Vec<Voided>,
 }
 
+/// What contributions may still be looked at with: the rest of the past is kept for audits of folders only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OfUse {
+    /// States of replicas.
+    pub states: BTreeSet<Hash>,
+    /// θs and momenta.
+    pub thetas: BTreeSet<Hash>,
+}
+
+impl OfUse {
+    fn roots(&mut self, roots: Roots) {
+        self.thetas.insert(roots.theta);
+        self.thetas.extend(roots.momentum);
+    }
+
+    fn worked(&mut self, worked: &Worked) {
+        let States { opening, closing } = worked.last.reveal.states;
+        self.states.extend([opening, closing]);
+        for work in [Some(&worked.last), worked.before.as_ref()].into_iter().flatten() {
+            self.roots(work.base);
+        }
+    }
+}
+
 impl State {
+    /// What may still be asked for, or started from.
+    pub fn of_use(&self) -> OfUse {
+        let (mut of_use, core) = (OfUse::default(), self.core());
+        of_use.thetas.insert(self.charter().model.theta);
+        of_use.roots(core.roots);
+        if let Some(last) = &core.last_merge {
+            of_use.roots(last.base);
+        }
+        let audits = &core.audits;
+        let cases = audits.cases.values().chain(audits.passed.values());
+        let open = cases.map(|case| &case.worked);
+        audits
+            .works
+            .values()
+            .chain(open)
+            .for_each(|worked| of_use.worked(worked));
+        core.scores.cases.values().for_each(|case| of_use.roots(case.base));
+        of_use
+    }
+
     /// The work of `peer` on which what it trains for the round under way may stand. What is older than a window may
     /// stand on blobs that are gone when it is judged: then it starts afresh.
     pub fn followed(&self, peer: &PeerId) -> Option<&Work> {

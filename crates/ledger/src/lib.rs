@@ -28,7 +28,7 @@ mod terms;
 
 pub use appeal::Appeal;
 pub use applied::Applied;
-pub use audit::{Assigned, Audits, Case, Closed, Conviction, Excision, Work, Worked};
+pub use audit::{Assigned, Audits, Case, Closed, Conviction, Excision, OfUse, Work, Worked};
 pub use event::{Event, Outcome, RoundRecord};
 pub use pace::{Delays, Pace, Spread, Window};
 pub use refusal::{BlockError, Refusal};

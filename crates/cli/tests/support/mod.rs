@@ -317,6 +317,22 @@ impl Running {
         }
     }
 
+    /// Listens until what was seen is `enough`, or the program ends: whether it did.
+    pub(crate) fn follow(&mut self, enough: impl Fn(&[Value]) -> bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(&self.seen) {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(event) => self.seen.push(event),
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => panic!("nothing more came; seen: {}", self.told()),
+            }
+        }
+        false
+    }
+
     /// Waits for the end of the program.
     pub(crate) fn ended(mut self) -> (ExitStatus, Vec<Value>, String) {
         let deadline = Instant::now() + PATIENCE;

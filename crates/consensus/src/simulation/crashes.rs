@@ -3,6 +3,7 @@
 use super::{
     cast::Cast,
     manner::Fuse,
+    validator::Loss,
     world::{World, config, good, runner},
 };
 use crate::channel::Channel;
@@ -161,4 +162,47 @@ fn the_power_fails_for_all_four_at_once_and_again_while_they_recover() {
             repeats(&cast, who);
         }
     }
+}
+
+/// The victim loses its engine's storage with its `frames`th frame, and goes on as `lost` says. The views in which
+/// it has said two things.
+fn lose_votes(seed: u64, frames: usize, away: Duration, lost: Loss) -> Vec<u64> {
+    let cast = Cast::new(4, 2);
+    let fuse = Fuse::after(frames);
+    runner(seed).start(|context| async {
+        let mut world = World::with(context, &cast, &[0, 1, 3], good()).await;
+        world.wake(VICTIM, fuse.clone()).await;
+        world.patiently("the last frame", fuse.blown()).await;
+        world.crash(VICTIM).await;
+        world.sleep(away).await;
+        world.wake_without_votes(VICTIM, lost).await;
+        if lost == Loss::Listens {
+            world.ended(VICTIM).await;
+            assert!(cast.disks[VICTIM].read().heard);
+            world.wake_without_votes(VICTIM, Loss::Votes).await; // from what it has heard
+        }
+        world.until_done(&[0, 1, 3]).await;
+        if lost == Loss::Listens {
+            world.until_done(&cast.all()).await;
+            assert_eq!(world.network.blocked().await, [], "whoever listened looks like a liar");
+        }
+    });
+    cast.assert_one_history(&[0, 1, 3]);
+    cast.ballots.contradictions(&cast.peers(&[VICTIM])[0])
+}
+
+#[test]
+fn whoever_has_lost_its_votes_listens_first_and_never_contradicts_itself() {
+    let (frames, _) = undisturbed(11);
+    let mut careless = 0;
+    for point in (3..=frames * 3 / 4).step_by(4) {
+        let away = away(point);
+        assert_eq!(
+            lose_votes(11, point, away, Loss::Listens),
+            [0; 0],
+            "after frame {point}"
+        );
+        careless += lose_votes(11, point, away, Loss::Votes).len();
+    }
+    assert!(careless > 0, "there is nothing to listen for");
 }

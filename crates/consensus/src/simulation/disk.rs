@@ -19,6 +19,8 @@ pub(super) struct Content {
     pub(super) certificates: usize,
     /// Every delivery, in order; a crash before the block is written brings it again.
     pub(super) received: Vec<Height>,
+    /// Whether it has listened enough to vote again.
+    pub(super) heard: bool,
 }
 
 impl Disk {
@@ -28,6 +30,7 @@ impl Disk {
             blocks: Vec::new(),
             certificates: 0,
             received: Vec::new(),
+            heard: false,
         };
         Arc::new(Self {
             content: Mutex::new(content),

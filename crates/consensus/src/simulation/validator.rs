@@ -8,10 +8,11 @@ use super::{
 };
 use crate::{
     application::now,
-    delivery::Finalized,
+    delivery::{Ended, Finalized},
     engine::{self, Parts},
     handle::Config,
     ledger::Ledger,
+    listen::Listening,
 };
 use atoll_protocol::Keypair;
 use commonware_runtime::{Clock, Spawner as _, Supervisor as _, deterministic::Context};
@@ -32,7 +33,23 @@ pub(super) struct Life {
     pub(super) disk: Arc<Disk>,
     /// Whether it submits anything.
     pub(super) works: bool,
+    /// Whether it has lost its votes, and what it does then.
+    pub(super) lost: Loss,
 }
+
+/// What became of a validator's votes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// They are in its storage.
+    None,
+    /// They are lost, and it listens first.
+    Listens,
+    /// They are lost, and it does not care.
+    Votes,
+}
+
+/// For how far the clocks of validators may lie apart, and how long who listens does so at the least.
+const MARGIN: Duration = Duration::from_secs(2);
 
 impl Life {
     /// Lives until it is aborted; everything else that ends consensus is a failure.
@@ -51,6 +68,8 @@ impl Life {
             network,
             prefix: self.prefix,
             owner,
+            listening: (self.lost == Loss::Listens)
+                .then(|| Listening::new(now(&context), MARGIN, Box::pin(std::future::pending()))),
         };
         let disk = self.disk.clone();
         context.child("owner").spawn(move |clock| own(clock, finalized, disk));
@@ -61,7 +80,10 @@ impl Life {
                 .spawn(move |clock| work(clock, keypair, ledger, disk));
         }
         let running = engine::run(context.child("wiring"), parts).await.expect("starts");
-        panic!("validator {} ended: {}", self.who, running.ended().await);
+        match running.ended().await {
+            Ended::Heard => self.disk.change(|content| content.heard = true), // it is started anew, to vote
+            Ended::Because(why) => panic!("validator {} ended: {why}", self.who),
+        }
     }
 }
 

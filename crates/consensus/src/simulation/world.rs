@@ -6,7 +6,7 @@ use super::{
     lies::Lie,
     manner::{Fuse, Manner},
     network::Network,
-    validator::Life,
+    validator::{Life, Loss},
 };
 use commonware_p2p::simulated::Link;
 use commonware_runtime::{
@@ -84,6 +84,27 @@ impl World {
         self.lives.insert(who, life);
     }
 
+    /// Starts a validator whose engine has lost its storage: one of another name is empty.
+    pub(super) async fn wake_without_votes(&mut self, who: usize, lost: Loss) {
+        let network = self.network.enter(who, self.manner(who)).await;
+        let life = Life {
+            prefix: format!("again-v{who}-"),
+            lost,
+            ..self.life(who)
+        };
+        let context = self.context.child("validator").with_attribute("who", who);
+        let life = context.spawn(move |context| life.live(context, network));
+        self.lives.insert(who, life);
+    }
+
+    /// Waits until a life ends by itself.
+    pub(super) async fn ended(&mut self, who: usize) {
+        let life = self.lives.remove(&who).expect("it lives");
+        let ended = self.patiently("the end of a life", life).await;
+        ended.expect("it ends by itself");
+        self.context.sleep(LAST_BREATH).await;
+    }
+
     /// Starts one that lies.
     pub(super) async fn wake_liar(&mut self, who: usize, lie: Lie) {
         let manner = Manner {
@@ -139,6 +160,7 @@ impl World {
             prefix: format!("v{who}-"),
             disk: self.cast.disks[who].clone(),
             works: true,
+            lost: Loss::None,
         }
     }
 

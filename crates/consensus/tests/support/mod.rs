@@ -113,6 +113,7 @@ impl Node {
             keypair: keypair.clone(),
             folder: folder.join(keypair.peer().short()),
             state: disk.state.clone(),
+            may_have_voted: disk.state.height().0 > 0,
             leader_timeout: Config::LEADER_TIMEOUT,
         };
         let (handle, finalized) = start(config, transport).await.expect("starts");

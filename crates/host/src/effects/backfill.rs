@@ -6,7 +6,10 @@
 //! a time, and only while nothing that a round waits for is fetched (docs/adr/0016).
 
 use super::{Source, parts};
-use crate::blobs::{BlobsError, Keep, Size};
+use crate::{
+    blobs::{BlobsError, Keep, Size},
+    keeping::Keeping,
+};
 use atoll_ledger::{Outcome, Planned, Roots, RoundRecord};
 use atoll_protocol::{Hash, PeerId, Round};
 use std::{
@@ -74,8 +77,9 @@ pub(super) struct Backfill {
     /// The first round of which blobs are kept.
     first: Arc<AtomicU32>,
     progress: watch::Receiver<Progress>,
-    /// Bytes of θ, where everything between the first kept round and the last is wanted.
+    /// Bytes of θ, where those that stay between the first kept round and the last are wanted.
     theta: Option<u64>,
+    keeping: Keeping,
 }
 
 impl Backfill {
@@ -86,6 +90,7 @@ impl Backfill {
         // from genesis on contributions are enough; later θs follow from them
         let keeps_all = source.charter.round.retention == 0;
         let theta = (!keeps_all).then_some(4 * source.layout.parameters as u64);
+        let keeping = Keeping::new(source.charter.round.retention);
         let filler = Filler::new(source, told, Arc::clone(&first), urgent);
         tasks.spawn(filler.work(waiting));
         Self {
@@ -95,6 +100,7 @@ impl Backfill {
             first,
             progress,
             theta,
+            keeping,
         }
     }
 
@@ -120,7 +126,9 @@ impl Backfill {
         });
         self.ended.extend(contributions);
         self.ended.append(&mut self.newest);
-        let Some(bytes) = self.theta else { return };
+        let Some(bytes) = self.theta.filter(|_| self.keeping.stays(round.next())) else {
+            return;
+        };
         let parts = parts(roots).map(|hash| Kept {
             round: round.next(),
             hash,
@@ -486,6 +494,7 @@ mod tests {
             first: Arc::default(),
             progress,
             theta: Some(400),
+            keeping: Keeping::new(2),
         };
         let roots = |round: u8| Roots {
             theta: Hash([round; 32]),
@@ -512,10 +521,18 @@ mod tests {
             [],
             "θ after round 1 is that of round 2, which is not kept"
         );
+        backfill.keeping = Keeping::new(16); // every other θ stays
+        (3..9).for_each(|round| backfill.closed(Round(round.into()), roots(round), Vec::new()));
+        let rounds: Vec<Round> = handed(&mut backfill).iter().map(|kept| kept.round).collect();
+        assert_eq!(
+            rounds,
+            [3, 3, 4, 4, 6, 6, 8, 8].map(Round),
+            "the first was wanted before"
+        );
         backfill.theta = None;
         backfill.newest.clear();
-        backfill.closed(Round(3), roots(3), Vec::new());
-        backfill.closed(Round(4), roots(4), Vec::new());
+        backfill.closed(Round(9), roots(9), Vec::new());
+        backfill.closed(Round(10), roots(10), Vec::new());
         assert_eq!(handed(&mut backfill), []);
     }
 }
