@@ -246,7 +246,10 @@ pub(crate) fn peer_error(error: impl std::fmt::Display) -> BlobsError {
     BlobsError::Peer(error.to_string())
 }
 
-pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BlobsError>>) -> Result<T, BlobsError> {
+pub(crate) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, BlobsError>>,
+) -> Result<T, BlobsError> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
         Err(_) => Err(BlobsError::Peer(format!("no answer within {} s", limit.as_secs()))),

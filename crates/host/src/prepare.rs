@@ -146,13 +146,14 @@ impl Preparation {
 
     /// θ and momentum with these roots, if both are on this disk.
     async fn stored(&self, layout: &Layout, roots: Roots) -> anyhow::Result<Option<OuterState>> {
-        if !self.blobs.has(&roots.theta).await? {
+        let Some(theta) = self.blobs.look(&roots.theta).await? else {
             return Ok(None);
-        }
-        let theta = self.blobs.read(&roots.theta).await?;
+        };
         let momentum = match roots.momentum {
-            Some(root) if !self.blobs.has(&root).await? => return Ok(None),
-            Some(root) => Some(self.blobs.read(&root).await?),
+            Some(root) => match self.blobs.look(&root).await? {
+                Some(momentum) => Some(momentum),
+                None => return Ok(None),
+            },
             None => None,
         };
         Ok(Some(state_of(&self.charter, layout, &theta, momentum.as_deref())?))
@@ -161,8 +162,8 @@ impl Preparation {
     /// θ⁰: computed if the charter's is the one that its seed gives, else a blob of the run.
     async fn initial_theta(&self) -> anyhow::Result<Bytes> {
         let model = &self.charter.model;
-        if self.blobs.has(&model.theta).await? {
-            return Ok(self.blobs.read(&model.theta).await?);
+        if let Some(theta) = self.blobs.look(&model.theta).await? {
+            return Ok(theta);
         }
         let theta = atoll_learner::init(model, self.charter.seed);
         let bytes = Bytes::from(atoll_outer::theta_bytes(&theta));

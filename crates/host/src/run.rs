@@ -1,36 +1,22 @@
 //! One node: prepares the world, then carries out the node machine's effects until it is stopped.
 
 use crate::{
-<<<<<<< HEAD
     blobs::Blobs,
     contents::{self, shown},
-=======
-    blobs::{Blobs, Keep, Size},
     cost, disk,
->>>>>>> w-f
     effects::{Progress, World},
     fetch::Fetcher,
     folder::{Folder, FolderError},
     identity,
     log::Log,
-<<<<<<< HEAD
     network::{Addresses, Network, Settings, bind},
-    owner,
+    owner, panics,
     prepare::{Preparation, Prepared},
     pulse::{Clock, Sight},
     record::Record,
-    report, seal, status,
+    repair, report, seal, status,
     trainer::Report,
     waits::{Wait, Waits},
-=======
-    merging::state_of,
-    network::{Addresses, Network, Settings, bind},
-    panics,
-    private::Private,
-    record::Record,
-    repair, report, seal, status,
-    trainer::{Order, Parts, Report, Trainer},
->>>>>>> w-f
 };
 use anyhow::{Context as _, bail};
 use atoll_consensus::{Config, Finalized, Handle};
@@ -40,7 +26,6 @@ use atoll_outer::attack::Liar;
 use atoll_protocol::{Charter, Keypair, Millis, Round, limits::APPEAL_BYTES_MAX, transaction::may_be_said};
 use serde_json::{Value, json};
 use std::{
-<<<<<<< HEAD
     collections::{BTreeMap, VecDeque},
     fs,
     ops::ControlFlow,
@@ -48,12 +33,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-=======
-    collections::BTreeMap,
-    fs,
-    ops::ControlFlow,
-    sync::Arc,
->>>>>>> w-f
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, watch};
@@ -143,17 +122,13 @@ pub async fn run(
     owner::check(&folder, &charter, keypair.peer())?;
     let bound = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
-<<<<<<< HEAD
-=======
-    let past = replay(&record, &charter)?;
-    let may_have_voted = repair::has_run(&folder, past.state.height());
->>>>>>> w-f
     seal::remove(&folder)?;
     let mut log = Log::open(&folder.log(), tell)?;
     let waits = Waits::default();
     let Some((record, past)) = read_ledger(record, &charter, (&waits, &mut log), &mut stop).await? else {
         return Ok(()); // stopped meanwhile; nothing was begun
     };
+    let may_have_voted = repair::has_run(&folder, past.state.height());
     owner::claim(&folder, &charter, keypair.peer())?;
     contents::sweep(&folder)?;
     settings.write(&folder.settings())?;
@@ -167,15 +142,10 @@ pub async fn run(
         may_have_voted,
         leader_timeout: Config::LEADER_TIMEOUT,
     };
-<<<<<<< HEAD
-    let (consensus, finals) = atoll_consensus::start(config, transport).await?;
-    let last_rounds = past.records.values().rev().take(LAST_ROUNDS).rev();
-=======
     let started = atoll_consensus::start(config, transport).await;
     let (consensus, finals) = started.inspect_err(|error| repair::note(&folder, error))?;
     repair::forget(&folder)?;
-    let log = Log::open(&folder.log(), tell)?;
->>>>>>> w-f
+    let last_rounds = past.records.values().rev().take(LAST_ROUNDS).rev();
     let node = Running {
         folder: folder.clone(),
         last_rounds: last_rounds
@@ -194,13 +164,14 @@ pub async fn run(
         began: now(),
         done: false,
         progress: Progress::default(),
-<<<<<<< HEAD
         clock: Clock::default(),
         replaced: 0,
         skipped: None,
         written: (Millis(0), Value::Null),
+        listens: false,
     };
     node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
+    Blobs::sweep(&folder).await?;
     for (path, why) in seal::write(&folder, &mut |_, _| ControlFlow::Continue(()))?.left_out {
         tracing::warn!("the seal leaves out {}, which {why}", shown(&path));
     }
@@ -240,13 +211,6 @@ async fn read_ledger(
             }
         }
     }
-=======
-        listens: false,
-    };
-    node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
-    Blobs::sweep(&folder).await?;
-    Ok(seal::write(&folder)?)
->>>>>>> w-f
 }
 
 /// Replaces the status file; it is of no use after a crash, so nothing waits for the disk.
@@ -275,7 +239,6 @@ struct Running<T> {
     done: bool,
     /// What was last said of the fetching of what it missed.
     progress: Progress,
-<<<<<<< HEAD
     /// What was last said of the clock.
     clock: Clock,
     /// How often others had ended connections because this node's key dialed again, when that was last told.
@@ -286,10 +249,8 @@ struct Running<T> {
     last_rounds: VecDeque<Value>,
     /// When the status was last written, and what.
     written: (Millis, Value),
-=======
     /// Whether it was told that this node only listens.
     listens: bool,
->>>>>>> w-f
 }
 
 impl<T: FnMut(&Value)> Running<T> {
@@ -352,14 +313,10 @@ impl<T: FnMut(&Value)> Running<T> {
         )?;
         world.keep_base().await?;
         world.ended_before(records.into_values());
-<<<<<<< HEAD
-        orders.into_iter().for_each(|order| world.order(order));
-=======
         if self.manner.archive {
             world.keep_all();
         }
-        first_orders.into_iter().for_each(|order| world.order(order));
->>>>>>> w-f
+        orders.into_iter().for_each(|order| world.order(order));
         let outcome = self.serve(&mut node, &mut world, (finals, reports, inputs), stop).await;
         outcome.and(world.finish().await) // the trainer has ended before the folder is sealed
     }
@@ -421,20 +378,14 @@ impl<T: FnMut(&Value)> Running<T> {
             }
             let input = tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
-<<<<<<< HEAD
-                died = self.consensus.stopped() => bail!("consensus stopped: {}", died.unwrap_or_else(|| "no reason given".into())),
-                _ = pulse.tick() => {
-                    self.pulse(node.state(), node.is_live())?;
-=======
                 died = self.consensus.stopped() => {
                     let why = died.unwrap_or_else(|| "no reason given".into());
                     repair::note_stop(&self.folder, &why);
                     bail!("consensus stopped: {why}")
                 }
-                _ = traffic.tick() => {
-                    self.report_traffic();
+                _ = pulse.tick() => {
+                    self.pulse(node.state(), node.is_live())?;
                     self.report_storage(world);
->>>>>>> w-f
                     self.report_progress(*progress.borrow_and_update());
                     continue
                 }
@@ -509,10 +460,6 @@ impl<T: FnMut(&Value)> Running<T> {
         }
     }
 
-<<<<<<< HEAD
-    /// Looks at itself, and says what is new.
-    fn pulse(&mut self, state: &State, live: bool) -> anyhow::Result<()> {
-=======
     /// Says what was found damaged, whether there is room on the disk, and whether this node only listens.
     fn report_storage(&mut self, world: &mut World) {
         let listens = *self.consensus.listens().borrow();
@@ -524,8 +471,8 @@ impl<T: FnMut(&Value)> Running<T> {
         self.listens = listens;
     }
 
-    fn report_traffic(&mut self) {
->>>>>>> w-f
+    /// Looks at itself, and says what is new.
+    fn pulse(&mut self, state: &State, live: bool) -> anyhow::Result<()> {
         let (sent, received) = self.network.traffic();
         let connected = self.consensus.connected().len();
         self.log
@@ -606,15 +553,11 @@ impl<T: FnMut(&Value)> Running<T> {
                 self.log.tell(&value);
             }
             if let Event::RoundEnded(record) = event {
-<<<<<<< HEAD
                 self.last_rounds.push_back(report::round_record(&self.charter, record));
                 if self.last_rounds.len() > LAST_ROUNDS {
                     self.last_rounds.pop_front();
                 }
-                world.round_ended(record).await?;
-=======
                 world.round_ended(record, applied.state()).await?;
->>>>>>> w-f
             }
         }
         Ok(())
@@ -647,124 +590,4 @@ impl<T: FnMut(&Value)> Running<T> {
             Report::Failed(text) => bail!("the trainer stopped: {text}"),
         }))
     }
-<<<<<<< HEAD
-=======
-
-    /// Gets everything that training needs, from disk or from the other members.
-    async fn prepare(
-        &mut self,
-        state: State,
-        records: &BTreeMap<Round, RoundRecord>,
-        reports: mpsc::UnboundedSender<Report>,
-    ) -> anyhow::Result<(Node, Trainer, Vec<Order>)> {
-        let me = self.keypair.peer();
-        let tokenizer = Tokenizer::from_bytes(&self.need(&self.charter.model.tokenizer, "tokenizer").await?)?;
-        let dataset = self.dataset().await?;
-        let theta = self.theta(&state).await?;
-        let holds = theta.1;
-        let parts = Parts {
-            charter: self.charter.clone(),
-            me,
-            folder: self.folder.clone(),
-            blobs: self.blobs.clone(),
-            dataset: Arc::new(dataset),
-            tokenizer,
-            theta,
-            liar: self.manner.liar,
-        };
-        let trainer = Trainer::new(parts, tokio::runtime::Handle::current(), reports)?;
-        let pending = trainer.pending().cloned();
-        let current = state.round().number;
-        let mut first_orders = Vec::new();
-        let mine = pending.clone().filter(|done| done.round == current);
-        let node = Node::new(me, Arc::new(state), holds, mine);
-        if let Some(done) = pending.filter(|done| done.round < current) {
-            // its round ended while this node was away
-            let record = records.get(&done.round);
-            let merged = record.is_some_and(|record| record.merged.iter().any(|entry| entry.peer == me));
-            if merged {
-                first_orders.push(Order::Settle(done.round)); // else it is sent again or added back when training begins
-            }
-        }
-        Ok((node, trainer, first_orders))
-    }
-
-    /// A blob of the run, from disk or from any member; asks until somebody has it.
-    async fn need(&self, hash: &Hash, what: &'static str) -> anyhow::Result<Bytes> {
-        let members: Vec<PeerId> = self.charter.keys().collect();
-        let endpoint = self.network.endpoint();
-        loop {
-            let fetched = self
-                .blobs
-                .fetch(endpoint, hash, Size::AtMost(BLOB_BYTES_MAX), &members, &Keep::Run(what))
-                .await;
-            match fetched {
-                Ok(bytes) => return Ok(bytes),
-                Err(error @ crate::blobs::BlobsError::NotServed { .. }) => {
-                    tracing::info!("waiting for the {what}: {error}");
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => return Err(error).with_context(|| format!("cannot get the {what}")),
-            }
-        }
-    }
-
-    async fn dataset(&self) -> anyhow::Result<Dataset> {
-        let manifest = self.need(&self.charter.data.manifest, "manifest").await?;
-        let mut shards = BTreeMap::new();
-        for shard in Manifest::from_bytes(&manifest)?.shards() {
-            shards.insert(shard.blake3, self.need(&shard.blake3, "shard").await?);
-        }
-        Ok(Dataset::open(&manifest, |hash| shards.remove(hash).map(Vec::from))?)
-    }
-
-    /// The newest θ that is here: the ledger's, the one before its last merge, or the initial one.
-    async fn theta(&self, state: &State) -> anyhow::Result<(OuterState, Roots)> {
-        let (charter, layout) = (&self.charter, Layout::of(&self.charter.model));
-        let first = State::genesis(charter.clone()).core().roots;
-        let core = state.core();
-        let before = core.last_merge.as_ref().map(|last| last.base);
-        for roots in [Some(core.roots), before]
-            .into_iter()
-            .flatten()
-            .filter(|roots| *roots != first)
-        {
-            if let Some(stored) = self.stored(&layout, roots).await? {
-                return Ok((stored, roots));
-            }
-        }
-        let initial = self.initial_theta().await?;
-        Ok((state_of(charter, &layout, &initial, None)?, first))
-    }
-
-    /// θ and momentum with these roots, if both are on this disk.
-    async fn stored(&self, layout: &Layout, roots: Roots) -> anyhow::Result<Option<OuterState>> {
-        let Some(theta) = self.blobs.look(&roots.theta).await? else {
-            return Ok(None);
-        };
-        let momentum = match roots.momentum {
-            Some(root) => match self.blobs.look(&root).await? {
-                Some(momentum) => Some(momentum),
-                None => return Ok(None),
-            },
-            None => None,
-        };
-        Ok(Some(state_of(&self.charter, layout, &theta, momentum.as_deref())?))
-    }
-
-    /// θ⁰: computed if the charter's is the one that its seed gives, else a blob of the run.
-    async fn initial_theta(&self) -> anyhow::Result<Bytes> {
-        let model = &self.charter.model;
-        if let Some(theta) = self.blobs.look(&model.theta).await? {
-            return Ok(theta);
-        }
-        let theta = atoll_learner::init(model, self.charter.seed);
-        let bytes = Bytes::from(atoll_outer::theta_bytes(&theta));
-        if Hash::of_blob(&bytes) == model.theta {
-            self.blobs.add(bytes.clone(), &Keep::Theta(Round(0))).await?;
-            return Ok(bytes);
-        }
-        self.need(&model.theta, "initial parameters").await
-    }
->>>>>>> w-f
 }

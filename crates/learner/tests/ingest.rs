@@ -266,12 +266,18 @@ fn a_packed_file_cannot_fill_the_memory() {
     let text = vec![b'a'; 100_000];
     let column = "message m { REQUIRED BINARY text (UTF8); }";
     write_column(&path, column, &[&text[..]; 100], &[], &[], Compression::SNAPPY);
-    assert!(fs::metadata(&path).unwrap().len() < 200_000, "each row is an index into a dictionary");
+    assert!(
+        fs::metadata(&path).unwrap().len() < 200_000,
+        "each row is an index into a dictionary"
+    );
     let bounded = Ingest {
         text_bytes_max: 1 << 20,
         ..Ingest::default()
     };
-    assert!(matches!(bounded.read(&path), Err(IngestError::TooLarge { got: 1_100_000, .. })));
+    assert!(matches!(
+        bounded.read(&path),
+        Err(IngestError::TooLarge { got: 1_100_000, .. })
+    ));
     let few = Ingest {
         bytes_max: 100,
         ..Ingest::default()
