@@ -266,12 +266,18 @@ fn a_packed_file_cannot_fill_the_memory() {
     let text = vec![b'a'; 100_000];
     let column = "message m { REQUIRED BINARY text (UTF8); }";
     write_column(&path, column, &[&text[..]; 100], &[], &[], Compression::SNAPPY);
-    assert!(fs::metadata(&path).unwrap().len() < 200_000, "each row is an index into a dictionary");
+    assert!(
+        fs::metadata(&path).unwrap().len() < 200_000,
+        "each row is an index into a dictionary"
+    );
     let bounded = Ingest {
         text_bytes_max: 1 << 20,
         ..Ingest::default()
     };
-    assert!(matches!(bounded.read(&path), Err(IngestError::TooLarge { got: 1_100_000, .. })));
+    assert!(matches!(
+        bounded.read(&path),
+        Err(IngestError::TooLarge { got: 1_100_000, .. })
+    ));
     let few = Ingest {
         bytes_max: 100,
         ..Ingest::default()
@@ -665,6 +671,7 @@ fn links_are_followed_and_nothing_is_read_twice() {
     dir.write("cache/blobs/0123abc", "{\"text\": \"from a blob\"}\n");
     fs::create_dir_all(dir.path("cache/snapshots/main")).unwrap();
     fs::create_dir_all(dir.path("cache/snapshots/v1")).unwrap();
+    dir.write("cache/refs/main", "0123abc");
     for revision in ["main", "v1"] {
         symlink(
             "../../blobs/0123abc",
@@ -683,7 +690,8 @@ fn links_are_followed_and_nothing_is_read_twice() {
     assert_eq!(
         said(&cache.skipped),
         [
-            "blobs: it is read through the links in snapshots",
+            "blobs: of Hugging Face's cache, which is read through the links in snapshots",
+            "refs: of Hugging Face's cache, which is read through the links in snapshots",
             "snapshots/v1/train.jsonl: the same file as snapshots/main/train.jsonl"
         ]
     );
