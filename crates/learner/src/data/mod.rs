@@ -12,6 +12,7 @@ mod json;
 mod manifest;
 mod overlap;
 mod parquet;
+mod records;
 mod secret;
 mod shards;
 mod tokenizer;
