@@ -186,14 +186,21 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
             })
         ),
         false => say!(
-            "{path}\nGenesis {}, {} tokens to train on, of {} texts. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
+            "{path}\nGenesis {}, {} tokens to train on, of {}. Send this file to every member; each runs\n  atoll init FOLDER --charter charter.toml\n  atoll node FOLDER --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
             charter.genesis(),
             grouped(tokens),
-            grouped(corpus.documents.len() as u64),
+            texts(corpus.documents.len() as u64),
             cost::sentence(&charter, blobs, folder.path())
         ),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn texts(count: u64) -> String {
+    match count {
+        1 => "one text".into(),
+        count => format!("{} texts", grouped(count)),
+    }
 }
 
 #[cfg(test)]

@@ -671,6 +671,7 @@ fn links_are_followed_and_nothing_is_read_twice() {
     dir.write("cache/blobs/0123abc", "{\"text\": \"from a blob\"}\n");
     fs::create_dir_all(dir.path("cache/snapshots/main")).unwrap();
     fs::create_dir_all(dir.path("cache/snapshots/v1")).unwrap();
+    dir.write("cache/refs/main", "0123abc");
     for revision in ["main", "v1"] {
         symlink(
             "../../blobs/0123abc",
@@ -689,7 +690,8 @@ fn links_are_followed_and_nothing_is_read_twice() {
     assert_eq!(
         said(&cache.skipped),
         [
-            "blobs: it is read through the links in snapshots",
+            "blobs: of Hugging Face's cache, which is read through the links in snapshots",
+            "refs: of Hugging Face's cache, which is read through the links in snapshots",
             "snapshots/v1/train.jsonl: the same file as snapshots/main/train.jsonl"
         ]
     );

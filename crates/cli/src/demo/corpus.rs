@@ -25,7 +25,7 @@ const SILENT: Duration = Duration::from_secs(1);
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Share of what is held out that may stand in what is trained on, in percent, before it is worth a word.
-const OVERLAP_PERCENT: f64 = 1.0;
+const OVERLAP_PERCENT: f64 = 2.0;
 
 // How `--data` is read. No doc comment: it would stand in the help of every command.
 #[derive(clap::Args, Debug, Clone, Default)]

@@ -47,15 +47,13 @@ pub(super) fn look(folder: &Folder) -> Vec<Finding> {
         let ledger = ledger(folder, charter, &mut found);
         consensus(folder, ledger.as_ref(), &mut found);
         blobs(folder, charter, &mut found);
-        trainer(folder, charter, &mut found);
+        trainer(folder, charter, keypair.as_ref(), &mut found);
         if let Some(ledger) = &ledger {
             checkpoints(folder, ledger, &mut found);
         }
     }
     logs(folder, &mut found);
-    if let Some(keypair) = keypair
-        && let Err(seal::SealError::Damaged(path)) = seal::check(folder, keypair.peer())
-    {
+    if let Err(seal::SealError::Damaged(path)) = seal::read(folder) {
         let text = "the seal is damaged. Nothing else is lost; the node makes a new one when it ends".to_string();
         found.push(finding(path, text, Remedy::Move));
     }
@@ -283,8 +281,9 @@ fn needed(folder: &Folder, charter: &Charter) -> Vec<(Hash, &'static str)> {
     needed
 }
 
-fn trainer(folder: &Folder, charter: &Charter, found: &mut Vec<Finding>) {
-    if let Err(error) = Private::read(&folder.trainer(), charter.genesis()) {
+fn trainer(folder: &Folder, charter: &Charter, keypair: Option<&Keypair>, found: &mut Vec<Finding>) {
+    let Some(keypair) = keypair else { return }; // it belongs to a key, and which one is not known
+    if let Err(error) = Private::read(&folder.trainer(), (charter.genesis(), keypair.peer())) {
         let text = format!(
             "{error}. What is lost is what error feedback held back, and the optimizer's moments: the node starts with \
              none, and its next contributions are a little worse"

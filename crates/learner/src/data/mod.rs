@@ -15,6 +15,7 @@ mod manifest;
 mod overlap;
 mod parquet;
 mod pieces;
+mod records;
 mod secret;
 mod shards;
 mod text_stream;

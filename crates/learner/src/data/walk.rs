@@ -171,8 +171,12 @@ impl Walker<'_> {
             let name = format!("{prefix}{text}");
             if text.starts_with('.') {
                 self.out.hidden += 1;
-            } else if is_cache && text == "blobs" {
-                self.skip(&name, Part::Folder, "it is read through the links in snapshots");
+            } else if is_cache && (text == "blobs" || text == "refs") {
+                self.skip(
+                    &name,
+                    Part::Folder,
+                    "of Hugging Face's cache, which is read through the links in snapshots",
+                );
             } else {
                 self.entry(path.join(&entry), name, kind, depth)?;
             }
