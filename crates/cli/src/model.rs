@@ -1,7 +1,6 @@
 //! `atoll generate` and `atoll eval`.
 
 use crate::{grouped, size};
-use anyhow::Context as _;
 use atoll_host::{
     checkpoints::{self, EvalProgress, Evaluated, Generated, Opened, Sampling},
     found::{Corpus, ingest},
@@ -157,14 +156,13 @@ pub(crate) struct EvalArguments {
 pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     end_on_interrupt()?;
     let mut checkpoint = open(&arguments.dir)?;
-    let data = arguments.data.display();
-    let corpus = waiting(format!("reading {data}"), || {
-        ingest(&arguments.data).with_context(|| format!("cannot evaluate {data}"))
+    let corpus = waiting(format!("reading {}", arguments.data.display()), || {
+        Ok(ingest(&arguments.data)?)
     })?;
     let mut bar = Bar::new(corpus.text_bytes())?;
     let found = checkpoint.evaluate(&corpus, &mut |progress| bar.show(&progress));
     bar.bar.finish_and_clear();
-    let found = found.with_context(|| format!("cannot evaluate {data}"))?;
+    let found = found?;
     match arguments.json {
         true => say!("{}", evaluated_json(&checkpoint, &corpus, &found)),
         false => say_evaluated(&checkpoint, &corpus, &found),
