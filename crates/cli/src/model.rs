@@ -1,7 +1,6 @@
 //! `atoll generate` and `atoll eval`.
 
-use crate::{demo::corpus, grouped, size};
-use anyhow::Context as _;
+use crate::{demo::corpus, grouped, signals, size};
 use atoll_host::{
     checkpoints::{self, EvalProgress, Evaluated, Generated, Opened, Sampling},
     found::Corpus,
@@ -18,20 +17,6 @@ use std::{
 
 /// How often a line says how far it is, where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// These commands write nothing that could be left half done: Ctrl-C ends them at once.
-fn end_on_interrupt() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            if stderr().is_terminal() {
-                eprintln!(); // behind the bar
-            }
-            std::process::exit(130);
-        }
-    })?;
-    Ok(())
-}
 
 /// Does what may take a while, with a word where somebody watches.
 fn waiting<T>(what: String, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
@@ -83,7 +68,7 @@ pub(crate) struct GenerateArguments {
 }
 
 pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
-    end_on_interrupt()?;
+    signals::start()?; // nothing is written that could be left half done
     let mut checkpoint = open(&arguments.dir)?;
     let sampling = Sampling {
         max_tokens: arguments.max_tokens,
@@ -155,14 +140,13 @@ pub(crate) struct EvalArguments {
 }
 
 pub(crate) fn eval(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
-    end_on_interrupt()?;
+    signals::start()?; // nothing is written that could be left half done
     let mut checkpoint = open(&arguments.dir)?;
-    let data = arguments.data.display();
     let corpus = corpus::read_copies(&arguments.data, &arguments.reading)?;
     let mut bar = Bar::new(corpus.text_bytes())?;
     let found = checkpoint.evaluate(&corpus, &mut |progress| bar.show(&progress));
     bar.bar.finish_and_clear();
-    let found = found.with_context(|| format!("cannot evaluate {data}"))?;
+    let found = found?;
     match arguments.json {
         true => say!("{}", evaluated_json(&checkpoint, &corpus, &found)),
         false => say_evaluated(&checkpoint, &found),

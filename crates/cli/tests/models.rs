@@ -179,7 +179,7 @@ fn a_model_without_numbers_is_an_error_and_no_empty_answer() {
     let data = written(&dir, "t.txt", "some text that is long enough for more than one window");
     let said = refused(&["eval", &place, "--data", &data]);
     assert!(
-        said.contains("the model gives NaN as the loss of tokens 1 to 53"),
+        said.contains("the model gives NaN as the loss of tokens 1 to 48"),
         "{said}"
     );
     assert!(
@@ -217,7 +217,7 @@ fn rows_beyond_the_tokenizer_are_never_drawn() {
         "1",
         "--json",
     ]);
-    assert_eq!(last_json(&warm)["tokens"].as_u64().is_some(), true);
+    assert!(last_json(&warm)["tokens"].is_u64());
     let data = written(&dir, "t.txt", "aaaa");
     let nats = evaluated(&place, &data)["nats_per_token"].as_f64().unwrap();
     assert!(nats > 100.0, "a loss is over every row, as in transformers: {nats}");
@@ -341,7 +341,7 @@ fn caught(process: u32) -> u64 {
 fn an_interrupt_ends_at_once_and_lost_output_is_an_error() {
     let (dir, place) = sound("interrupt");
     // hours of work: nothing but the interrupt can end it within a test's patience
-    let data = written(&dir, "long.txt", &"some words here and there\n".repeat(4_000_000));
+    let data = written(&dir, "long.txt", &"some words here and there\n".repeat(800_000));
     let long = u32::MAX.to_string();
     let commands: [&[&str]; 2] = [
         &["eval", &place, "--data", &data],

@@ -298,11 +298,12 @@ impl Opened {
         let error = anyhow::Error::new(error);
         let is_broken = matches!(error.downcast_ref(), Some(EvalError::Broken { .. }))
             || matches!(error.downcast_ref(), Some(LearnError::Broken { .. }));
+        if !is_broken {
+            return error;
+        }
         match checkpoint::greatest(&self.model, &self.learner.read()) {
-            Some((tensor, value)) if is_broken => {
-                anyhow::anyhow!("{error}; the greatest, {value:e}, is in {tensor}")
-            }
-            _ => error,
+            Some((tensor, value)) => anyhow::anyhow!("{error}; the greatest, {value:e}, is in {tensor}"),
+            None => error,
         }
     }
 }

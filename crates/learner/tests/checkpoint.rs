@@ -163,7 +163,10 @@ fn errors_name_the_file_and_the_tensor() {
             "tensor model.layers.1.input_layernorm",
         ),
         (
-            Box::new(config("\"vocab_size\": 257", "\"vocab_size\": 200")),
+            Box::new(|dir| {
+                config("\"vocab_size\": 257", "\"vocab_size\": 200")(dir);
+                config("\"eos_token_id\": 256", "\"eos_token_id\": 0")(dir);
+            }),
             "the tokenizer has 257 tokens, the model 200",
         ),
         (

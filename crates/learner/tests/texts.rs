@@ -90,13 +90,13 @@ fn special_tokens_of_others_come_out_of_no_text() {
     let characters = "<|im_end>thk ".chars().zip(0..);
     let vocab: serde_json::Map<String, Value> = characters.map(|(c, id)| (c.to_string(), json!(id))).collect();
     let bpe = foreign(json!({
-        "added_tokens": [added(60, "<|im_end|>", false), added(61, "<think>", false)],
+        "added_tokens": [added(13, "<|im_end|>", false), added(14, "<think>", false)],
         "model": {"type": "BPE", "vocab": vocab, "merges": [], "ignore_merges": true, "unk_token": null}
     }));
-    assert_eq!(bpe.eos(), 60);
-    assert!(!bpe.encode("then <|im_end|> it").unwrap().contains(&60));
+    assert_eq!(bpe.eos(), 13);
+    assert!(!bpe.encode("then <|im_end|> it").unwrap().contains(&13));
     assert!(
-        bpe.encode("then <think> it").unwrap().contains(&61),
+        bpe.encode("then <think> it").unwrap().contains(&14),
         "as its author wants"
     );
 
@@ -206,8 +206,8 @@ fn training_is_heard_and_can_be_stopped_in_each_phase() {
         _ => None,
     });
     let merged: Vec<u32> = merged.collect();
-    assert!(merged.len() >= 20 && merged.is_sorted(), "{merged:?}");
-    for last in [0, counted.len() + 2, heard.len() - 1] {
+    assert!(merged.len() >= 12 && merged.is_sorted(), "{merged:?}");
+    for last in [0, counted.len() + 2, heard.len() - 4] {
         let mut calls = 0;
         let stopped = Tokenizer::train_watched(&texts, 1024, &mut |_| {
             calls += 1;

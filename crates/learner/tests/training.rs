@@ -192,7 +192,7 @@ fn generation_stops_at_every_end_and_begins_as_told() {
     assert_eq!(free.len(), 5);
     for at in 0..5 {
         let first = free.iter().position(|token| *token == free[at]).unwrap();
-        let stop = vec![0, free[at]];
+        let stop = vec![300, free[at]];
         assert_eq!(
             told(
                 &GenerateOptions {

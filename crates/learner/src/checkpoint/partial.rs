@@ -41,7 +41,8 @@ pub(super) fn clear(dir: &Path, files: &[&str]) {
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(&prefix(dir)));
         let is_ours = number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
-        if is_ours && hold(&entry.path()).is_some() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_ours && is_folder && hold(&entry.path()).is_some() {
             remove(&entry.path(), files);
         }
     }
@@ -49,8 +50,7 @@ pub(super) fn clear(dir: &Path, files: &[&str]) {
 
 /// Removes a folder if it holds plain files of these names and nothing else.
 pub(super) fn remove(partial: &Path, files: &[&str]) {
-    let is_folder = fs::symlink_metadata(partial).is_ok_and(|data| data.is_dir());
-    let Some(entries) = fs::read_dir(partial).ok().filter(|_| is_folder) else {
+    let Ok(entries) = fs::read_dir(partial) else {
         return;
     };
     let mut ours = Vec::new();
