@@ -4,7 +4,7 @@ use crate::{
     blobs::{Blobs, Keep, Size},
     contents::{self, shown},
     effects::{Progress, World},
-    folder::{Folder, FolderError},
+    folder::{Folder, FolderError, write_whole_unsynced},
     identity,
     merging::state_of,
     network::{Addresses, Network, Settings, bind},
@@ -28,7 +28,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io::Write as _,
     ops::ControlFlow,
     path::Path,
@@ -175,10 +175,7 @@ impl<T: FnMut(&Value)> Log<T> {
 
 /// Replaces the status file; it is of no use after a crash, so nothing waits for the disk.
 fn write_status(folder: &Folder, status: &Value) -> Result<(), FolderError> {
-    let path = folder.status();
-    let temporary = path.with_extension("new");
-    let written = fs::write(&temporary, status.to_string()).and_then(|()| fs::rename(&temporary, &path));
-    written.map_err(FolderError::io("write", &path))
+    write_whole_unsynced(&folder.status(), status.to_string().as_bytes())
 }
 
 struct Running<T> {
