@@ -53,17 +53,20 @@ fn the_charter_of_another_runs_members() {
     support::well(&["found", &place, "--member", &member, "--rounds", "1", "--json"]);
     fs::copy(founder.join("charter.toml"), folder.join("charter.toml")).unwrap();
     node_refuses(&folder, "does not name as a member");
-    // nor does `init` put it over the one that is there
+    // nor does `init` put it, or one of the same members, over the one that is there
     let folder = node_copy("init-charter");
     let before = tree(&folder);
-    let said = refused(&[
-        "init",
-        &text(&folder),
-        "--charter",
-        &text(&founder.join("charter.toml")),
-    ]);
-    assert!(said.contains("charter of another run"), "{said}");
-    assert_eq!(tree(&folder), before);
+    let same_members = founder.with_file_name("same-members.toml");
+    let charter = fs::read_to_string(folder.join("charter.toml")).unwrap();
+    fs::write(&same_members, charter.replacen("seed = 1\n", "seed = 2\n", 1)).unwrap();
+    for (charter, what) in [
+        (founder.join("charter.toml"), "does not name as a member"),
+        (same_members, "is the charter of another run"),
+    ] {
+        let said = refused(&["init", &text(&folder), "--charter", &text(&charter)]);
+        assert!(said.contains(what), "{said}");
+        assert_eq!(tree(&folder), before);
+    }
 }
 
 #[test]

@@ -271,10 +271,10 @@ fn kept_back(folder: &Folder, contents: &Contents, named: &BTreeSet<Hash>) -> Ve
     };
     let blobs = contents.files.iter().filter(|entry| is_other(&entry.name)).count();
     if blobs > 0 {
-        kept.push(format!("{blobs} blobs that no audit needs"));
+        kept.push(format!("blobs that no audit needs: {blobs}"));
     }
     if !contents.foreign.is_empty() {
-        kept.push(format!("{} things that are not the node's", contents.foreign.len()));
+        kept.push(format!("what is not the node's: {}", contents.foreign.len()));
     }
     kept
 }

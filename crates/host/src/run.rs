@@ -6,7 +6,7 @@ use crate::{
     cost, disk,
     effects::{Progress, World},
     fetch::Fetcher,
-    folder::{Folder, FolderError},
+    folder::{Folder, FolderError, write_whole_unsynced},
     identity,
     log::Log,
     network::{Addresses, Network, Settings, bind},
@@ -27,7 +27,6 @@ use atoll_protocol::{Charter, Keypair, Millis, Round, limits::APPEAL_BYTES_MAX, 
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -215,10 +214,7 @@ async fn read_ledger(
 
 /// Replaces the status file; it is of no use after a crash, so nothing waits for the disk.
 fn write_status(folder: &Folder, status: &Value) -> Result<(), FolderError> {
-    let path = folder.status();
-    let temporary = path.with_extension("new");
-    let written = fs::write(&temporary, status.to_string()).and_then(|()| fs::rename(&temporary, &path));
-    written.map_err(FolderError::io("write", &path))
+    write_whole_unsynced(&folder.status(), status.to_string().as_bytes())
 }
 
 struct Running<T> {
