@@ -131,7 +131,6 @@ fn where_no_demo_can_be_is_said_in_one_line_and_nothing_is_changed() {
         ("file/sub", "cannot make the folder"),
         (long.as_str(), "cannot make the folder"),
         ("a/b/../../file", "is no folder"),
-        ("", "--dir needs a name"),
     ];
     #[cfg(target_os = "linux")]
     {

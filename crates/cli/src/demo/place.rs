@@ -176,9 +176,6 @@ fn clear(stage: &Path, made: &[PathBuf]) {
 
 /// The real path of `named`, of which not all need be there.
 fn real(named: &Path) -> anyhow::Result<PathBuf> {
-    if named.as_os_str().is_empty() {
-        bail!("--dir needs a name");
-    }
     let here = std::env::current_dir().context("the working folder is gone")?;
     let look = |path: &Path| match fs::canonicalize(path) {
         Ok(real) => Found::There(real),
