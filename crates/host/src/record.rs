@@ -5,7 +5,7 @@ use atoll_ledger::{BlockError, Event, State};
 use atoll_protocol::{Block, Charter, DecodeError, Height, encode, limits::BLOCK_BYTES_MAX};
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, StorageBackend as _, TableDefinition,
-    backends::InMemoryBackend,
+    TableHandle as _, backends::InMemoryBackend,
 };
 use std::{
     io,
@@ -127,6 +127,15 @@ impl Record {
         let genesis = charter.genesis();
         let bound = (|| -> Result<bool, redb::Error> {
             let transaction = self.database.begin_write()?;
+            // a table whose name is damaged is not there, and would be made again, empty
+            let ours = [GENESIS.name(), BLOCKS.name(), CERTIFICATES.name()];
+            let there = transaction
+                .list_tables()?
+                .filter(|table| ours.contains(&table.name()))
+                .count();
+            if there != 0 && there != ours.len() {
+                return Err(redb::Error::Corrupted("one of its tables is missing".into()));
+            }
             let fits = {
                 let mut table = transaction.open_table(GENESIS)?;
                 transaction.open_table(BLOCKS)?;
@@ -241,6 +250,8 @@ pub(crate) fn integrity(path: &Path) -> Result<(), String> {
     match quietly(check)? {
         Ok(true) => Ok(()),
         Ok(false) => Err("checksums of its pages do not fit".into()),
+        // whoever uses it says that it may not be read
+        Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -509,7 +520,7 @@ mod tests {
             let opened = Record::open(&path, &charter);
             match opened.and_then(|record| record.replay(&charter, |_, _| ControlFlow::Continue(()))) {
                 Ok(read) => {
-                    assert_eq!(read.unwrap(), state, "byte {place}");
+                    assert!(read.unwrap() == state, "byte {place}");
                     unused += 1;
                 }
                 Err(error) => {
@@ -534,18 +545,5 @@ mod tests {
             );
         }
         assert!(refused > 0 && unused > 0, "{refused} refused, {unused} in unused parts");
-    }
-
-    /// What a start costs: run by hand, with `--ignored --nocapture`.
-    #[test]
-    #[ignore = "measures"]
-    fn speed_of_a_replay() {
-        let temporary = tempfile::tempdir().unwrap();
-        let path = temporary.path().join("ledger.redb");
-        let charter = written(&path, 5_000);
-        let record = Record::open(&path, &charter).unwrap();
-        let began = std::time::Instant::now();
-        all(&record, &charter);
-        println!("{:.0} blocks a second", 5_000.0 / began.elapsed().as_secs_f64());
     }
 }

@@ -295,13 +295,12 @@ async fn a_damaged_blob_is_fetched_again_while_the_node_runs() {
     let content = bytes(300_001);
     let hash = a.blobs.add(content.clone(), &Keep::Run("test")).await.unwrap();
     b.fetch(&hash, Size::AtMost(300_001), &a).await.unwrap();
-    b.blobs.sync().await.unwrap();
+    // opened again each time, so that nothing is read from files that are open already
+    b.blobs.shutdown().await.unwrap();
     let data = Folder::at(b.place.path()).blob(&hash);
     for how in [Harm::Flipped, Harm::Cut, Harm::Gone] {
         for path in [data.clone(), data.with_extension("obao4")] {
             harm(&path, how);
-            // opened again, so that nothing is read from files that are open already
-            b.blobs.shutdown().await.unwrap();
             let again = Blobs::open(&Folder::at(b.place.path())).await.unwrap();
             let _gate = again.gate(b.network.endpoint(), [a.me, b.me].into());
             assert_eq!(again.read(&hash).await.unwrap(), content, "{how:?} {}", path.display());

@@ -24,6 +24,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -123,6 +124,13 @@ struct Ledger {
 fn ledger(folder: &Folder, charter: &Arc<Charter>, found: &mut Vec<Finding>) -> Option<Ledger> {
     let path = folder.ledger();
     let ran = has_run(folder, Height(0)) || is_filled(&folder.consensus());
+    if let Err(error) = fs::File::open(&path)
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        let text = format!("the ledger may not be read: {error}. Check who owns it");
+        found.push(finding(path, text, Remedy::None));
+        return None;
+    }
     let wrong = match (path.symlink_metadata().is_ok(), note::read(folder)) {
         (false, _) if !ran => return None, // it has not begun
         (false, _) => "the ledger is missing".to_string(),
