@@ -1,6 +1,6 @@
 //! `atoll status`.
 
-use crate::first_node;
+use crate::{first_node, size};
 use atoll_host::status::status;
 use serde_json::Value;
 use std::{path::PathBuf, process::ExitCode};
@@ -108,6 +108,32 @@ fn print_live(value: &Value) {
     }
 }
 
+/// What the folder takes, and whether there is room for more.
+fn disk(disk: &Value) -> Option<String> {
+    let bytes = |key: &str| disk[key].as_u64().map(|bytes| size(bytes as f64));
+    let mut text = format!("{} ({} blobs", bytes("total")?, bytes("blobs")?);
+    for (key, what) in [("checkpoints", "checkpoints"), ("damaged", "put aside")] {
+        if disk[key].as_u64() > Some(0) {
+            text.push_str(&format!(", {} {what}", bytes(key)?));
+        }
+    }
+    text.push(')');
+    if let Some(grows) = bytes("per_round") {
+        text.push_str(&format!(", about {grows} a round"));
+    }
+    text.push_str(&format!("; the run takes up to {}", bytes("run_up_to")?));
+    if let Some(free) = bytes("free") {
+        text.push_str(&format!("; {free} free"));
+        if disk["free"].as_u64() < disk["needed_free"].as_u64() {
+            text.push_str(&format!(
+                ", which is too little: with less than {} the node trains no more rounds",
+                bytes("needed_free")?
+            ));
+        }
+    }
+    Some(text)
+}
+
 fn print(value: &Value) {
     let text = |key: &str| value[key].as_str().unwrap_or("-").to_string();
     say!("{}  (genesis {})", text("name"), text("genesis"));
@@ -142,6 +168,9 @@ fn print(value: &Value) {
         value["roots_posted"]
     );
     say!("  θ           {}", text("theta_root"));
+    if let Some(disk) = disk(&value["disk"]) {
+        say!("  disk        {disk}");
+    }
     for peer in value["peers"].as_array().into_iter().flatten() {
         let (name, standing) = (
             peer["name"].as_str().unwrap_or("-"),

@@ -11,8 +11,11 @@ use std::{
 };
 
 /// Files at the top of a node's folder, but for the lock, which says nothing.
-const FILES: [&str; 8] = [
+const FILES: [&str; 11] = [
     "charter.toml",
+    "consensus.lost",
+    "damage.json",
+    "events.1.jsonl",
     "events.jsonl",
     "key",
     "ledger.redb",

@@ -2,7 +2,7 @@
 //! from the last word that the node wrote.
 
 use crate::{
-    charter_file,
+    charter_file, disk,
     folder::{Folder, read_limited},
     record, report,
 };
@@ -174,8 +174,17 @@ fn pace(charter: &Charter, state: &State) -> Value {
     })
 }
 
-/// The status of the node in `folder`.
+/// The status of the node in `folder`, and what that takes on the disk.
 pub fn status(folder: &Folder) -> anyhow::Result<Value> {
+    let mut value = standing(folder)?;
+    let rounds = value["round"].as_u64().and_then(|rounds| u32::try_from(rounds).ok());
+    if let Ok(charter) = charter_file::read(&folder.charter()) {
+        value["disk"] = disk::describe(folder, &charter, rounds.unwrap_or(0));
+    }
+    Ok(value)
+}
+
+fn standing(folder: &Folder) -> anyhow::Result<Value> {
     folder.expect_readable()?;
     if folder.in_use() {
         return while_running(folder);
