@@ -757,7 +757,7 @@ fn odd_files_are_named_and_never_opened() {
     }
     dir.write("n\\xfe\\n", "three");
     let locked = dir.write("locked.txt", "not mine");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     let corpus = dir.read().unwrap();
     let names: Vec<&str> = corpus.sources.iter().map(|source| source.path.as_str()).collect();
     let readable = fs::read(&locked).is_ok(); // root reads everything
