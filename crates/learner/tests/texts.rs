@@ -276,7 +276,7 @@ fn a_text_of_one_token_has_something_to_predict_only_behind_a_beginning() {
     let model = tiny(true);
     let mut learner = learner(&model, &theta(&model));
     let tokenizer = Tokenizer::bytes().unwrap();
-    let mut tokens = |begin, text| {
+    let mut tokens = |begin, text: &str| {
         evaluate_watched(&mut learner, &tokenizer, begin, text, &mut |_, _| {
             ControlFlow::Continue(())
         })
