@@ -1,6 +1,6 @@
 //! `atoll export`.
 
-use crate::{bench::on_interrupt, size};
+use crate::{signals, size};
 use atoll_host::export::{Exported, Interrupted, export};
 use serde_json::json;
 use std::{
@@ -8,7 +8,6 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -35,7 +34,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let stop = on_interrupt()?;
+    let gentle = signals::gentle()?;
     let watched = stderr().is_terminal();
     let mut told: Option<Instant> = None;
     let exported = export(&arguments.dir, &arguments.out, &mut |what, done, of| {
@@ -44,9 +43,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             eprint!("\r\x1b[K{what}, {} of {}", size(done as f64), size(of as f64));
             let _ = stderr().flush(); // only progress
         }
-        match stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        match gentle.asked() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
         }
     });
     if watched {
@@ -55,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let exported = match exported {
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("atoll: {Interrupted}");
-            return Ok(ExitCode::from(130));
+            return Ok(ExitCode::from(gentle.asked().unwrap_or(130)));
         }
         exported => exported?,
     };

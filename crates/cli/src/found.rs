@@ -163,7 +163,7 @@ pub(crate) fn found(arguments: &FoundArguments) -> anyhow::Result<ExitCode> {
         );
     }
     let corpus = corpus::read(arguments.data.as_deref(), &arguments.reading, &[&arguments.dir])?;
-    let beginning = found::begin(plan(arguments), &corpus, arguments.members.clone())?;
+    let beginning = corpus::begin(plan(arguments), &corpus, arguments.members.clone())?;
     let (charter, tokens) = (beginning.charter, beginning.train_tokens);
     let (held_out, overlap) = (beginning.held_out_tokens, beginning.overlap.percent());
     corpus::tell_overlap(overlap);

@@ -8,7 +8,6 @@ use atoll_host::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::{
-    io::{IsTerminal as _, stderr},
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,

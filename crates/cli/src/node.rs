@@ -1,5 +1,6 @@
 //! `atoll node`.
 
+use crate::signals;
 use atoll_host::{
     folder::Folder,
     liars::Liar,
@@ -10,13 +11,14 @@ use atoll_host::{
 use atoll_protocol::PeerId;
 use serde_json::Value;
 use std::{
-    io::{Read as _, Write as _, stdin, stdout},
+    io::{Read as _, stdin},
     path::PathBuf,
     process::ExitCode,
 };
 use tokio::sync::watch;
 
-/// Runs the node in a folder until Ctrl-C; running it again goes on where it was.
+/// Runs the node in a folder until Ctrl-C, which ends it in order; a second one ends it at once. Running it again goes
+/// on where it was.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  atoll node my-node\n  atoll node my-node --bind 0.0.0.0:7700 --peer 6f…c2=203.0.113.7:7700\n  atoll node my-node --peer 91…0b=ada.example.org:7700\n  atoll node my-node --json | jq 'select(.event == \"round\")'"
@@ -70,14 +72,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .worker_threads(2)
         .enable_all()
         .build()?;
+    let gentle = signals::gentle()?;
     let done = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
-        let on_signal = stop.clone();
-        tokio::spawn(async move {
-            signal().await;
-            let _ = on_signal.send(true);
-        });
         if arguments.stop_with_stdin {
+            let stop = stop.clone();
             std::thread::spawn(move || {
                 let _ = stdin().read_to_end(&mut Vec::new()); // its end is the sign, its content is nothing
                 let _ = stop.send(true);
@@ -88,32 +87,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             appeal: arguments.appeal.clone(),
             archive: arguments.archive,
         };
-        run::run(folder, addresses, manner, stopped, |event| {
-            if json { line(event) } else { tell(event) }
-        })
-        .await
+        let running = run::run(folder, addresses, manner, stopped, |event| match json {
+            true => say!("{event}"),
+            false => tell(event),
+        });
+        tokio::pin!(running);
+        tokio::select! {
+            done = &mut running => done,
+            _ = gentle.wait() => {
+                let _ = stop.send(true); // it may end at this very moment
+                running.await
+            }
+        }
     });
     runtime.shutdown_background();
     done.map(|()| ExitCode::SUCCESS)
-}
-
-#[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return;
-    };
-    tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
-}
-
-#[cfg(not(unix))]
-async fn signal() {
-    let _ = tokio::signal::ctrl_c().await;
-}
-
-fn line(event: &Value) {
-    let _ = writeln!(stdout(), "{event}"); // whoever reads may have gone; the node goes on
 }
 
 fn tell(event: &Value) {
@@ -179,5 +167,5 @@ fn tell(event: &Value) {
         ),
         _ => return,
     };
-    let _ = writeln!(stdout(), "{said}");
+    say!("{said}");
 }

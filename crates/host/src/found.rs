@@ -9,6 +9,7 @@ use crate::{
     place::Place,
 };
 use anyhow::{Context as _, bail};
+pub use atoll_learner::data::TrainProgress;
 pub use atoll_learner::data::{
     Corpus, Ingest, IngestError, Overlap as HeldOutOverlap, Part, Progress, Skipped, ingest,
 };
@@ -23,7 +24,7 @@ use atoll_protocol::{
     limits::VALIDATORS_MAX,
     robust::Weighing,
 };
-use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, ops::ControlFlow, path::Path};
 
 /// What a founder decides; everything else follows.
 #[derive(Debug, Clone)]
@@ -72,13 +73,23 @@ pub struct Beginning {
 
 /// Makes tokenizer, shards, θ⁰ and the charter from a corpus.
 pub fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Result<Beginning> {
+    begin_watched(plan, corpus, members, &mut |_| ControlFlow::Continue(()))
+}
+
+/// The same; `watch` hears how far the tokenizer is, which takes longest, and may end it.
+pub fn begin_watched(
+    plan: Plan,
+    corpus: &Corpus,
+    members: Vec<Member>,
+    watch: &mut dyn FnMut(TrainProgress) -> ControlFlow<()>,
+) -> anyhow::Result<Beginning> {
     if members.len() > VALIDATORS_MAX {
         bail!(
             "{} members: all of them validate, and a run carries at most {VALIDATORS_MAX} validators",
             members.len()
         );
     }
-    let tokenizer = Tokenizer::train(corpus, plan.vocab_max)?;
+    let tokenizer = Tokenizer::train_watched(corpus, plan.vocab_max, watch)?;
     let built = build(corpus, &tokenizer, plan.licence.as_deref())?;
     let manifest = built.manifest.to_bytes()?;
     let mut model = Model {

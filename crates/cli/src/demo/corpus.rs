@@ -3,7 +3,8 @@
 
 use crate::{grouped, size};
 use anyhow::Context as _;
-use atoll_host::found::{Corpus, Ingest, Progress, Skipped, corpus_of};
+use atoll_host::found::{Beginning, Corpus, Ingest, Plan, Progress, Skipped, TrainProgress, begin_watched, corpus_of};
+use atoll_protocol::charter::Member;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::{
@@ -114,6 +115,30 @@ pub(crate) fn tell_overlap(percent: f64) {
             "atoll: {percent:.1} % of what is held out also stands in what is trained on, so that held-out loss says less: take copies out of the corpus"
         );
     }
+}
+
+/// Makes what a run begins with, and says what takes long of it.
+pub(crate) fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Result<Beginning> {
+    let (began, mut told) = (Instant::now(), Instant::now());
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let begun = begin_watched(plan, corpus, members, &mut |progress| {
+        let doing = match progress {
+            TrainProgress::Counting { bytes, of } => {
+                let [bytes, of] = [bytes, of].map(|bytes| size(bytes as f64));
+                format!("tokenizer: words of {bytes} of {of} are counted")
+            }
+            TrainProgress::Merging { of } => format!("tokenizer: up to {} tokens are made", grouped(of.into())),
+        };
+        if spinner.is_hidden() && began.elapsed() >= SILENT && told.elapsed() >= LINE_EVERY {
+            told = Instant::now();
+            eprintln!("atoll: {doing}");
+        }
+        spinner.set_message(doing);
+        ControlFlow::Continue(())
+    });
+    spinner.finish_and_clear();
+    begun
 }
 
 /// Shows how far reading is: on a terminal as a bar, else as a line now and then.

@@ -3,7 +3,7 @@
 use super::{Arguments, corpus, place::Place};
 use anyhow::{Context as _, bail};
 use atoll_host::{
-    audit::node_folders,
+    audit::{node_folders, twins},
     charter_file,
     folder::{Folder, FolderError},
     found::{self, Plan},
@@ -103,7 +103,7 @@ fn asked_peers(arguments: &Arguments) -> usize {
 /// The nodes' folders in `dir`, which must be a demo's and nothing else's: what is started here gets other addresses.
 fn of_one_demo(dir: &Path) -> anyhow::Result<(Charter, Vec<(Folder, PeerId)>)> {
     let shown = dir.display();
-    let folders = node_folders(dir);
+    let folders = node_folders(dir)?;
     let Some(first) = folders.first().filter(|first| first.path() != dir) else {
         bail!("{shown} is not empty and no demo's folder; choose another --dir (nothing was changed)");
     };
@@ -114,16 +114,16 @@ fn of_one_demo(dir: &Path) -> anyhow::Result<(Charter, Vec<(Folder, PeerId)>)> {
             charter.name
         );
     }
+    if let Some((one, other, _)) = twins(&folders) {
+        bail!(
+            "{} and {} hold the same key, and two nodes with one key are taken for a liar; move the copy out of {shown} (nothing was changed)",
+            one.path().display(),
+            other.path().display()
+        );
+    }
     let mut nodes: Vec<(Folder, PeerId)> = Vec::new();
     for folder in folders {
         let peer = identity::read(&folder.key())?.peer();
-        if let Some((other, _)) = nodes.iter().find(|(_, there)| *there == peer) {
-            bail!(
-                "{} and {} hold the same key, and two nodes with one key are taken for a liar; move the copy out of {shown} (nothing was changed)",
-                other.path().display(),
-                folder.path().display()
-            );
-        }
         let there = charter_file::read(&folder.charter())?;
         if there.genesis() != charter.genesis() || !charter.keys().any(|key| key == peer) {
             bail!(
@@ -240,7 +240,7 @@ async fn make(arguments: &Arguments, stage: &Path) -> anyhow::Result<serde_json:
         plan.score.share = SCORED;
     }
     plan.licence = arguments.data.is_none().then(|| corpus::LICENCE.to_string());
-    let beginning = found::begin(plan, &corpus, members)?;
+    let beginning = corpus::begin(plan, &corpus, members)?;
     corpus::tell_overlap(beginning.overlap.percent());
     for folder in &nodes {
         found::install_charter(folder, &beginning.charter)?;

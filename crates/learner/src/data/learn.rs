@@ -2,7 +2,6 @@
 
 use super::{
     Corpus, TokenizerError, TrainProgress,
-    bpe::{Learning, Watch},
     pieces::pieces,
     tokenizer::{END_OF_TEXT, invalid},
 };
@@ -11,9 +10,12 @@ use std::{collections::HashMap, ops::ControlFlow};
 use tokenizers::{
     AddedToken, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper, PreTokenizedString,
     PreTokenizer, TokenizerBuilder,
-    models::bpe::{BPE, Vocab},
+    models::bpe::{BPE, BpeTrainerBuilder},
     pre_tokenizers::byte_level::ByteLevel,
 };
+
+/// Hears how far it is, and says whether to go on.
+pub(super) type Watch<'a> = dyn FnMut(TrainProgress) -> ControlFlow<()> + 'a;
 
 /// Pieces that are counted between two looks at whether to go on.
 const PIECES_PER_LOOK: usize = 64;
@@ -24,24 +26,33 @@ fn byte_level() -> ByteLevel {
     ByteLevel::default().add_prefix_space(false)
 }
 
-/// A `tokenizer.json` of up to `vocab` tokens.
+/// A `tokenizer.json` of up to `vocab` tokens. Words are counted here, piece by piece, because the library takes time in
+/// the square of a word's length, and its trainer would look for special tokens in the text; pairs it merges.
 pub(super) fn learn(corpus: &Corpus, vocab: u32, watch: &mut Watch<'_>) -> Result<Vec<u8>, TokenizerError> {
     let words = count(corpus, watch)?;
-    let mut bytes: Vec<char> = ByteLevel::alphabet().into_iter().collect();
-    bytes.sort_unstable();
-    let alphabet = std::iter::once(END_OF_TEXT.to_string()).chain(bytes.into_iter().map(String::from));
-    let (vocab, merges) = Learning::new(words, alphabet.collect(), vocab, watch)?.merge_all(watch)?;
-    let text = |token: u32| vocab[token as usize].clone();
-    let merges = merges.iter().map(|(left, right)| (text(*left), text(*right))).collect();
-    let ids: Vocab = vocab.iter().cloned().zip(0..).collect();
-    let model = BPE::builder().vocab_and_merges(ids, merges).build().map_err(invalid)?;
+    if watch(TrainProgress::Merging { of: vocab }) == ControlFlow::Break(()) {
+        return Err(TokenizerError::Stopped);
+    }
+    let end = AddedToken::from(END_OF_TEXT, true);
+    let trainer = BpeTrainerBuilder::new()
+        .show_progress(false)
+        .vocab_size(vocab as usize)
+        .min_frequency(2)
+        .special_tokens(vec![end.clone()])
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let words = words
+        .iter()
+        .map(|(word, times)| (word.as_str().into(), *times))
+        .collect();
+    let mut model = BPE::default();
+    trainer.do_train(&words, &mut model).map_err(invalid)?;
     let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::new()
         .with_model(model)
         .with_pre_tokenizer(Some(byte_level()))
         .with_decoder(Some(byte_level()))
         .build()
         .map_err(invalid)?;
-    let end = AddedToken::from(END_OF_TEXT, true);
     tokenizer.add_special_tokens([end]).map_err(invalid)?;
     Ok(tokenizer.to_string(true).map_err(invalid)?.into_bytes())
 }

@@ -2,7 +2,6 @@
 //!
 //! Read in this order: [`ingest()`] → [`Tokenizer`] → [`build`] → [`Dataset`].
 
-mod bpe;
 mod corpus;
 mod dataset;
 mod decode;

@@ -1,6 +1,6 @@
 //! Text to tokens and back: a `tokenizer.json`, trained here or imported.
 
-use super::{Corpus, bpe::Watch, learn::learn, pieces::pieces as cut, text_stream::TextStream};
+use super::{Corpus, learn::Watch, learn::learn, pieces::pieces as cut, text_stream::TextStream};
 use atoll_protocol::Hash;
 use serde_json::{Value, json};
 use std::{
@@ -68,9 +68,6 @@ pub enum TokenizerError {
         /// The part of the text.
         text: String,
     },
-    /// Too much to learn from.
-    #[error("the text has more than 2^32 letters in different words: train the tokenizer on a part of it")]
-    TooMuchText,
     /// Whoever watched said so.
     #[error("stopped")]
     Stopped,
@@ -86,10 +83,8 @@ pub enum TrainProgress {
         /// Bytes of text in all.
         of: u64,
     },
-    /// Pairs become tokens.
+    /// Pairs become tokens; this begins, and is not heard of again.
     Merging {
-        /// Tokens until now.
-        tokens: u32,
         /// Tokens at the most.
         of: u32,
     },
