@@ -374,11 +374,7 @@ impl<T: FnMut(&Value)> Running<T> {
             }
             let input = tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(()); }
-                died = self.consensus.stopped() => {
-                    let why = died.unwrap_or_else(|| "no reason given".into());
-                    repair::note_stop(&self.folder, &why);
-                    bail!("consensus stopped: {why}")
-                }
+                died = self.consensus.stopped() => return Err(self.consensus_ended(died)),
                 _ = pulse.tick() => {
                     self.pulse(node.state(), node.is_live())?;
                     self.report_storage(world);
@@ -407,7 +403,7 @@ impl<T: FnMut(&Value)> Running<T> {
                         }
                         None => continue,
                     },
-                    None => bail!("consensus gives no more blocks"),
+                    None => return Err(self.consensus_ended(self.consensus.stopped().await)),
                 },
             };
             let moved = matches!(input, Input::Final(_));
@@ -454,6 +450,13 @@ impl<T: FnMut(&Value)> Running<T> {
                 .tell(&json!({ "event": "backfill", "missing": now.missing, "fetched": now.fetched }));
             self.progress = now;
         }
+    }
+
+    /// Why consensus ended, which is noted for `atoll repair` if it is damage.
+    fn consensus_ended(&self, why: Option<String>) -> anyhow::Error {
+        let why = why.unwrap_or_else(|| "no reason given".into());
+        repair::note_stop(&self.folder, &why);
+        anyhow::anyhow!("consensus stopped: {why}")
     }
 
     /// Says what was found damaged, whether there is room on the disk, and whether this node only listens.

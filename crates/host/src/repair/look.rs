@@ -154,7 +154,11 @@ fn ledger(folder: &Folder, charter: &Arc<Charter>, found: &mut Vec<Finding>) -> 
         "{wrong}. Nothing is lost that the others do not have: the node gets every block again from them. Its consensus \
          store, which goes on from this ledger, goes with it, so the node listens for a while before it votes again"
     );
-    found.push(finding(path, text.clone(), Remedy::Move));
+    if path.symlink_metadata().is_err() && !is_filled(&folder.consensus()) {
+        found.push(finding(path, text, Remedy::Leave)); // nothing is left to move away
+        return None;
+    }
+    found.push(finding(path, text, Remedy::Move));
     let text = "it goes on from the ledger that is moved away".to_string();
     found.push(finding(folder.consensus(), text, Remedy::Move));
     None
