@@ -1,12 +1,8 @@
 //! `atoll audit`.
 
-use crate::{grouped, size};
+use crate::{grouped, say, size};
 use atoll_host::audit::{FolderReport, Report, audit};
-use std::{
-    io::{IsTerminal as _, Write as _, stderr},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::stderr, path::PathBuf, process::ExitCode};
 
 /// Checks genesis, finality certificates, transactions, blobs, merges, outer steps and checkpoints.
 ///
@@ -38,15 +34,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Audits with a line of progress, where somebody watches.
 pub(crate) fn checked(dir: &std::path::Path) -> Report {
-    let watched = stderr().is_terminal();
+    let watched = say::is_drawable(&stderr());
     let report = audit(dir, |what| {
         if watched {
-            eprint!("\r\x1b[Kchecking {what}");
-            let _ = stderr().flush(); // only progress
+            say::write_error(format_args!("\r\x1b[Kchecking {what}"));
         }
     });
     if watched {
-        eprint!("\r\x1b[K");
+        say::write_error(format_args!("\r\x1b[K"));
     }
     report
 }

@@ -1,10 +1,10 @@
 //! `atoll export`.
 
-use crate::{signals, size};
+use crate::{say, signals, size};
 use atoll_host::export::{Exported, Interrupted, export};
 use serde_json::json;
 use std::{
-    io::{IsTerminal as _, Write as _, stderr},
+    io::stderr,
     ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
@@ -35,13 +35,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let gentle = signals::gentle()?;
-    let watched = stderr().is_terminal();
+    let watched = say::is_drawable(&stderr());
     let mut told: Option<Instant> = None;
     let exported = export(&arguments.dir, &arguments.out, &mut |what, done, of| {
         if watched && told.is_none_or(|at| at.elapsed() > TELL_EVERY) {
             told = Some(Instant::now());
-            eprint!("\r\x1b[K{what}, {} of {}", size(done as f64), size(of as f64));
-            let _ = stderr().flush(); // only progress
+            let text = format_args!("{what}, {} of {}", size(done as f64), size(of as f64));
+            say::write_error(format_args!("\r\x1b[K{text}"));
         }
         match gentle.asked() {
             Some(_) => ControlFlow::Break(()),
@@ -49,11 +49,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     });
     if watched {
-        eprint!("\r\x1b[K");
+        say::write_error(format_args!("\r\x1b[K"));
     }
     let exported = match exported {
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("atoll: {Interrupted}");
+            complain!("atoll: {Interrupted}");
             return Ok(ExitCode::from(gentle.asked().unwrap_or(130)));
         }
         exported => exported?,

@@ -1,6 +1,6 @@
 //! `atoll generate` and `atoll eval`.
 
-use crate::{demo::corpus, grouped, signals, size};
+use crate::{demo::corpus, grouped, say, signals, size};
 use atoll_host::{
     checkpoints::{self, EvalProgress, Evaluated, Generated, Opened, Sampling},
     found::Corpus,
@@ -19,8 +19,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Does what may take a while, with a word where somebody watches.
 fn waiting<T>(what: String, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let spinner = ProgressBar::new_spinner().with_message(what);
-    spinner.enable_steady_tick(Duration::from_millis(200));
+    let spinner = say::spinner().with_message(what);
     let done = work();
     spinner.finish_and_clear();
     done
@@ -91,14 +90,14 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
         false => say!("{}", before.map_or("", String::as_str)),
     }
     if made.prompt_seen < made.prompt_tokens {
-        eprintln!(
+        complain!(
             "atoll: the prompt has {} tokens; the model sees only the last {}",
             grouped(made.prompt_tokens as u64),
             grouped(made.prompt_seen as u64)
         );
     }
     if let Some(begin) = made.begin.filter(|_| !arguments.json) {
-        eprintln!("atoll: {begin} was put before the prompt, as the checkpoint says");
+        complain!("atoll: {begin} was put before the prompt, as the checkpoint says");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -198,7 +197,7 @@ struct Bar {
 
 impl Bar {
     fn new(bytes: u64) -> anyhow::Result<Self> {
-        let bar = ProgressBar::new(bytes);
+        let bar = say::bar(bytes);
         bar.set_style(ProgressStyle::with_template(
             "{bar:30} {bytes}/{total_bytes}, {elapsed} so far, about {eta} left  {msg}",
         )?);
@@ -216,7 +215,7 @@ impl Bar {
         if self.bar.is_hidden() && self.said.elapsed() >= LINE_EVERY {
             self.said = Instant::now();
             let (read, of) = (size(progress.bytes as f64), size(progress.of as f64));
-            eprintln!("atoll: {read} of {of} are evaluated, {nats:.4} nats per token so far");
+            complain!("atoll: {read} of {of} are evaluated, {nats:.4} nats per token so far");
         }
         ControlFlow::Continue(())
     }

@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     archive: bool,
     /// Lie on purpose, to test a run: sign-flip, scale-100, copycat, …
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = crate::demo::liars::parser())]
     liar: Option<Liar>,
     /// Stop when standard input ends
     #[arg(long, hide = true)]

@@ -143,12 +143,14 @@ fn print(value: &Value) {
         None => say!("  block       {}", value["height"]),
     }
     print_live(value);
-    say!(
-        "  round       {} of {}, phase {}",
-        value["round"],
-        value["rounds"],
-        text("phase")
-    );
+    match (value["round"].as_u64(), value["rounds"].as_u64()) {
+        (Some(_), Some(rounds)) if value["phase"] == "finished" => say!("  round       all {rounds} are done"),
+        (Some(round), Some(rounds)) => {
+            let last = rounds.saturating_sub(1);
+            say!("  round       {round} (of 0 to {last}), phase {}", text("phase"))
+        }
+        _ => {}
+    }
     let next = match value["inner_steps"].as_u64() {
         Some(0) | None => String::new(),
         Some(steps) => format!("; {steps} steps a round, contributions as {}", text("codec")),

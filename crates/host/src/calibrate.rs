@@ -1,11 +1,7 @@
 //! How far apart two machines train the same: a contribution on rows that everybody can make, written on one
 //! machine and made again on another. What `audit.tolerance` must let pass follows from that.
 
-use crate::{
-    again::learning,
-    contents::{Kind, shown},
-    folder::{FolderError, read_limited, write_whole},
-};
+use crate::{again::learning, folder::read_limited};
 use anyhow::{Context as _, bail};
 use atoll_learner::{Batch, BurnLearner, DeviceChoice, Learner as _, init, learning_rate};
 use atoll_ledger::Terms;
@@ -19,7 +15,7 @@ use atoll_protocol::{
     transaction::{Measured, Reveal, States},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
-use std::{io, ops::Range, path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 const VERSION: u32 = 1;
 /// Names, numbers and hashes of a sample.
@@ -208,32 +204,6 @@ pub fn compare(charter: &Arc<Charter>, sample: &Sample) -> anyhow::Result<Compar
     })
 }
 
-/// Whether a sample may be written to `path`: nothing is there, or a sample of this charter, which is replaced.
-pub fn may_write(path: &Path, charter: &Charter) -> anyhow::Result<()> {
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(FolderError::io("write", path)(error).into()),
-        Ok(there) => {
-            let kind = Kind::of(there.file_type());
-            let ours = kind == Kind::File && read(path, charter).is_ok();
-            match ours {
-                true => Ok(()),
-                false => bail!(
-                    "{} exists and is no sample of this charter; choose another name, or move it away (nothing was \
-                     changed)",
-                    shown(path)
-                ),
-            }
-        }
-    }
-}
-
-/// Writes a sample, over an older one at the most.
-pub fn write(path: &Path, charter: &Charter, sample: &Sample) -> anyhow::Result<()> {
-    may_write(path, charter)?;
-    Ok(write_whole(path, &encode(sample))?)
-}
-
 /// Reads a sample of a run with this charter.
 pub fn read(path: &Path, charter: &Charter) -> anyhow::Result<Sample> {
     let layout = Layout::of(&charter.model);
@@ -277,10 +247,9 @@ mod tests {
         assert_eq!(compare(&charter, &made).unwrap().finding, Finding::Same);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sample");
-        write(&path, &charter, &made).unwrap();
+        std::fs::write(&path, encode(&made)).unwrap();
         assert_eq!(read(&path, &charter).unwrap(), made);
 
-        let older = made.clone();
         let more = Sample {
             steps: 4,
             ..made.clone()
@@ -299,11 +268,7 @@ mod tests {
                 .to_string()
                 .contains("another charter")
         );
-        write(&path, &charter, &older).unwrap();
         std::fs::write(&path, b"text").unwrap();
-        let refused = write(&path, &charter, &older).unwrap_err().to_string();
-        assert!(refused.contains("no sample of this charter"), "{refused}");
-        assert_eq!(std::fs::read(&path).unwrap(), b"text", "somebody's file is left alone");
         assert!(read(&path, &charter).unwrap_err().to_string().contains("no sample"));
     }
 }

@@ -1,7 +1,7 @@
 //! The corpus of every command that takes `--data`: what the user names, read with progress, with a word on what was
 //! not read; or the project's own sources, packed when it was built.
 
-use crate::{grouped, size};
+use crate::{grouped, say, size};
 use anyhow::Context as _;
 use atoll_host::found::{Beginning, Corpus, Ingest, Plan, Progress, Skipped, TrainProgress, begin_watched, corpus_of};
 use atoll_protocol::charter::Member;
@@ -66,7 +66,7 @@ fn named(path: &Path, reading: &Reading, writes: &[&Path], keep_copies: bool) ->
     let read = ingest.read(path);
     watch.end();
     let corpus = read.with_context(|| format!("cannot use {} as the corpus", path.display()))?;
-    lines(&corpus).iter().for_each(|line| eprintln!("atoll: {line}"));
+    lines(&corpus).iter().for_each(|line| complain!("atoll: {line}"));
     Ok(corpus)
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn to_json(corpus: &Corpus) -> Value {
 /// Says that part of what is held out is trained on, where that is so.
 pub(crate) fn tell_overlap(percent: f64) {
     if percent >= OVERLAP_PERCENT {
-        eprintln!(
+        complain!(
             "atoll: {percent:.1} % of what is held out also stands in what is trained on, so that held-out loss says less: take copies out of the corpus"
         );
     }
@@ -120,8 +120,7 @@ pub(crate) fn tell_overlap(percent: f64) {
 /// Makes what a run begins with, and says what takes long of it.
 pub(crate) fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow::Result<Beginning> {
     let (began, mut told) = (Instant::now(), Instant::now());
-    let spinner = ProgressBar::new_spinner();
-    spinner.enable_steady_tick(Duration::from_millis(200));
+    let spinner = say::spinner();
     let begun = begin_watched(plan, corpus, members, &mut |progress| {
         let doing = match progress {
             TrainProgress::Counting { bytes, of } => {
@@ -132,7 +131,7 @@ pub(crate) fn begin(plan: Plan, corpus: &Corpus, members: Vec<Member>) -> anyhow
         };
         if spinner.is_hidden() && began.elapsed() >= SILENT && told.elapsed() >= LINE_EVERY {
             told = Instant::now();
-            eprintln!("atoll: {doing}");
+            complain!("atoll: {doing}");
         }
         spinner.set_message(doing);
         ControlFlow::Continue(())
@@ -165,7 +164,7 @@ impl Watch {
             return ControlFlow::Continue(());
         }
         let bar = self.bar.get_or_init(|| {
-            let bar = ProgressBar::new(progress.bytes_all);
+            let bar = say::bar(progress.bytes_all);
             let style = ProgressStyle::with_template("reading {msg}  {bar:30} {bytes}/{total_bytes}, {eta} left");
             if let Ok(style) = style {
                 bar.set_style(style);
@@ -178,7 +177,7 @@ impl Watch {
         if bar.is_hidden() && self.told.get().elapsed() >= LINE_EVERY {
             self.told.set(Instant::now());
             let [read, all] = [progress.bytes, progress.bytes_all].map(|bytes| size(bytes as f64));
-            eprintln!(
+            complain!(
                 "atoll: reading {}: {read} of {all}, {} of {} files",
                 self.name,
                 grouped(progress.files),
