@@ -145,10 +145,7 @@ fn print(value: &Value) {
     print_live(value);
     match (value["round"].as_u64(), value["rounds"].as_u64()) {
         (Some(_), Some(rounds)) if value["phase"] == "finished" => say!("  round       all {rounds} are done"),
-        (Some(round), Some(rounds)) => {
-            let last = rounds.saturating_sub(1);
-            say!("  round       {round} (of 0 to {last}), phase {}", text("phase"))
-        }
+        (Some(round), Some(rounds)) => say!("  round       {round} (from 0, of {rounds}), phase {}", text("phase")),
         _ => {}
     }
     let next = match value["inner_steps"].as_u64() {
