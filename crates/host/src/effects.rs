@@ -21,7 +21,7 @@ use crate::{
 use anyhow::Context as _;
 use atoll_consensus::{Handle, SubmitError};
 use atoll_learner::data::Dataset;
-use atoll_ledger::{Excision, Outcome, Planned, Refusal, Roots, RoundRecord, State, Terms};
+use atoll_ledger::{Case, Excision, Outcome, Phase, Planned, Refusal, Roots, RoundRecord, State, Terms};
 use atoll_node::{Effect, Input};
 use atoll_outer::{Contribution, attack::Liar, blob_bytes_max};
 use atoll_protocol::{
@@ -249,11 +249,26 @@ impl World {
         if record.merged.iter().any(|entry| entry.peer == self.source.me) {
             self.order(Order::Settle(record.round));
         }
-        let (of_use, recent, keeping) = (state.of_use(), Keeping::recent(record.round), self.keeping);
-        let blobs = &self.source.blobs;
-        blobs
-            .thin(Thinned::States, recent, |_, hash| of_use.states.contains(hash))
-            .await?;
+        // when the run is over nothing is drawn any more, and nobody is late for a round
+        let over = state.round().phase == Phase::Finished;
+        let recent = match over {
+            true => Round(u32::MAX),
+            false => Keeping::recent(record.round),
+        };
+        let (of_use, keeping, blobs) = (state.of_use(), self.keeping, &self.source.blobs);
+        let is_open = |hash: &Hash| {
+            let mut cases = state.core().audits.cases.values();
+            let states = |case: &Case| case.worked.last.reveal.states;
+            cases.any(|case| [states(case).opening, states(case).closing].contains(hash))
+        };
+        let in_use = |_, hash: &Hash| {
+            if over {
+                is_open(hash)
+            } else {
+                of_use.states.contains(hash)
+            }
+        };
+        blobs.thin(Thinned::States, recent, in_use).await?;
         let stays = |round, hash: &Hash| keeping.stays(round) || of_use.thetas.contains(hash);
         blobs.thin(Thinned::Thetas, recent, stays).await?;
         self.keep_base().await
