@@ -76,9 +76,9 @@ fn note_what_is_not_covered(path: &Path, others: &[Entry], report: &mut Report) 
         report.notes.push(note);
     }
     // a demo's folder has one, because it holds keys
-    let others = others.iter().filter(|entry| entry.name != ".gitignore");
-    report.foreign = others.clone().map(Entry::told).collect();
-    let others = others.map(|entry| {
+    let others: Vec<&Entry> = others.iter().filter(|entry| entry.name != ".gitignore").collect();
+    report.foreign = others.iter().map(|entry| entry.told()).collect();
+    let others = others.iter().map(|entry| {
         let (place, kind) = (shown(&entry.path), entry.kind);
         format!("{place} is {kind} that belongs to no node and is not checked")
     });
