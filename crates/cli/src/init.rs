@@ -4,6 +4,7 @@ use anyhow::bail;
 use atoll_host::{
     charter_file,
     contents::{shown, taken},
+    cost, disk,
     folder::Folder,
     found, identity,
 };
@@ -113,12 +114,14 @@ fn joined(folder: &Folder, charter: &Charter, keypair: &Keypair, json: bool) {
                 "genesis": charter.genesis().to_string(),
                 "run": charter.name,
                 "name": name,
+                "cost": cost::of(charter).to_json(None, disk::free(folder.path())),
             })
         ),
         false => say!(
-            "{place} is {name} of the run \"{}\" (genesis {}). Start it with\n  atoll node {place} --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …",
+            "{place} is {name} of the run \"{}\" (genesis {}). Start it with\n  atoll node {place} --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
             charter.name,
-            charter.genesis()
+            charter.genesis(),
+            cost::sentence(charter, None, folder.path())
         ),
     }
 }

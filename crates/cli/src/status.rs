@@ -100,6 +100,11 @@ fn print_live(value: &Value) {
     if let Some(clock) = value["clock"].as_str() {
         say!("  clock       {clock}");
     }
+    if value["listens_only"] == true {
+        say!(
+            "  votes       none yet: what it has voted was lost, so it listens until no view is open in which it may have voted"
+        );
+    }
     if let Some(skipped) = value["skipped"].as_str() {
         say!("  not trained {skipped}");
     }

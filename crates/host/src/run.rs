@@ -30,7 +30,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -56,8 +56,12 @@ struct Past {
     records: BTreeMap<Round, RoundRecord>,
 }
 
-/// Applies every block; `height` is where it is.
-fn replay(record: &Record, charter: &Arc<Charter>, height: &AtomicU64) -> anyhow::Result<Past> {
+/// Applies every block; `height` is where it is. Nothing if `stop` turns true meanwhile.
+fn replay(
+    record: &Record,
+    charter: &Arc<Charter>,
+    (height, stop): (&AtomicU64, &AtomicBool),
+) -> anyhow::Result<Option<Past>> {
     let mut records = BTreeMap::new();
     let state = record.replay(charter, |state, events| {
         height.store(state.height().0, Ordering::Relaxed);
@@ -66,10 +70,12 @@ fn replay(record: &Record, charter: &Arc<Charter>, height: &AtomicU64) -> anyhow
                 records.insert(record.round, *record);
             }
         }
-        ControlFlow::Continue(())
+        match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     })?;
-    let state = state.context("the replay was stopped")?;
-    Ok(Past { state, records })
+    Ok(state.map(|state| Past { state, records }))
 }
 
 /// Reads key and charter and checks that they fit each other.
@@ -194,16 +200,17 @@ async fn read_ledger(
             remedy: "Every block is checked again at each start; Ctrl-C stops it".into(),
         },
     );
-    let seen = height.clone();
+    let (seen, asked) = (height.clone(), Arc::new(AtomicBool::new(false)));
+    let stopping = asked.clone();
     let mut reading = tokio::task::spawn_blocking(move || {
-        let past = replay(&record, &charter, &seen)?;
-        anyhow::Ok((record, past))
+        let past = replay(&record, &charter, (&seen, &stopping))?;
+        anyhow::Ok(past.map(|past| (record, past)))
     });
     let mut pulse = tokio::time::interval(PULSE);
     loop {
         tokio::select! {
-            read = &mut reading => return read.context("the ledger cannot be read")?.map(Some),
-            stopped = stop.wait_for(|stop| *stop) => { let _ = stopped; return Ok(None); }
+            read = &mut reading => return read.context("the ledger cannot be read")?,
+            _ = stop.wait_for(|stop| *stop), if !asked.load(Ordering::Relaxed) => asked.store(true, Ordering::Relaxed),
             _ = pulse.tick() => {
                 waiting.heard(format!("block {}", height.load(Ordering::Relaxed)));
                 waits.events(now()).iter().for_each(|event| log.tell(event));
@@ -509,6 +516,7 @@ impl<T: FnMut(&Value)> Running<T> {
         status::add(&mut status, live);
         status["last_rounds"] = self.last_rounds.iter().cloned().collect();
         status["skipped"] = json!(self.skipped);
+        status["listens_only"] = json!(self.listens);
         if clock.about != self.clock.about {
             let text = clock.text.clone().unwrap_or_else(|| "the clocks agree again".into());
             self.log
