@@ -60,12 +60,18 @@ fn every_node_ends_with_the_same_parameters() {
 }
 
 #[test]
-fn its_audit_has_nothing_to_note() {
+fn its_audit_notes_the_keys_and_nothing_else() {
     let told = well(&["audit", &text(&demo().0)]).stdout;
     let told = String::from_utf8(told).unwrap();
     assert!(told.ends_with("audit passed: every check holds\n"), "{told}");
+    let about_keys = |line: &&str| line.ends_with("holds the secret key: give away what `atoll export` writes instead");
+    let notes: Vec<&str> = told
+        .lines()
+        .filter(|line| line.trim_start().starts_with("note "))
+        .collect();
+    assert_eq!(notes.len(), 4, "a key in each folder: {told}");
     assert!(
-        !told.contains("note ") && !told.contains("belongs to no node"),
+        notes.iter().all(about_keys) && !told.contains("belongs to no node"),
         "{told}"
     );
 }
