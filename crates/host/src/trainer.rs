@@ -316,7 +316,7 @@ impl Trainer {
             Ok(None) => self.inner.learner.restore(&before)?, // an abandoned round leaves no trace in the moments
             Err(error) if is_numeric(&error) => {
                 self.inner.learner.restore(&before)?;
-                self.report(Report::Skipped(round, format!("this round is not trained: {error:#}")));
+                self.report(Report::Skipped(round, format!("this round is not trained: {error:#}. If the other members say the same, nobody can train: found a run with a lower inner.lr")));
             }
             Err(error) => return Err(error),
         }
