@@ -288,7 +288,7 @@ fn a_sample_is_written_over_nothing_but_a_sample() {
     fs::write(&file, b"years of work").unwrap();
     let said = refused(&arguments);
     assert!(
-        said.contains("is no sample of this charter") && said.contains("nothing was changed"),
+        said.contains("is no sample of this run") && said.contains("nothing was changed"),
         "{said}"
     );
     assert_eq!(fs::read(&file).unwrap(), b"years of work");
