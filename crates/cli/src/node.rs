@@ -153,8 +153,6 @@ fn tell(event: &Value) {
             event["round"],
             loss("held_out")
         ),
-        "diverged" | "merge_failed" | "broken" | "skipped" | "no_verdict" | "waiting" | "clock" | "twin" | "mended"
-        | "damaged" | "listening" | "disk_short" | "disk_enough" | "cost" => text("text"),
         "waited" => format!("no longer waiting for {}, after {} s", text("what"), event["seconds"]),
         "backfill" => format!(
             "of what this node missed while it was away, {} blobs were fetched and {} are still to be",
@@ -165,7 +163,11 @@ fn tell(event: &Value) {
             "stopped; sent {} and received {} bytes",
             event["sent"], event["received"]
         ),
-        _ => return,
+        // whoever makes an event with words for people is heard
+        _ => match event["text"].as_str() {
+            Some(text) => text.to_string(),
+            None => return,
+        },
     };
     say!("{said}");
 }

@@ -11,6 +11,9 @@ use std::{
 };
 use support::{Running, alone, atoll, copy, demo, files, fresh, last_json, node, refused, text, tree, well};
 
+/// What is done to a file.
+type Harm<'a> = &'a dyn Fn(&Path);
+
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;
@@ -44,7 +47,7 @@ fn each_damaged_file_is_named_moved_away_and_nothing_else_is_touched() {
         let good = fs::read(path).unwrap();
         fs::write(path, &good[..good.len() / 3]).unwrap();
     };
-    let cases: [(String, &dyn Fn(&Path), &str); 9] = [
+    let cases: [(String, Harm<'_>, &str); 9] = [
         (
             of_kind(&|path| path == "node.toml"),
             &garbage,

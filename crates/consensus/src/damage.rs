@@ -18,7 +18,11 @@ pub fn lost_marker(folder: &Path) -> PathBuf {
 
 /// Says that the votes in the store in `folder` were lost: the validator only listens at first when it starts.
 pub fn mark_lost(folder: &Path) -> io::Result<()> {
-    let mut marker = File::create(lost_marker(folder))?;
+    let path = lost_marker(folder);
+    let mut marker = match File::options().write(true).create_new(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()), // it is said already
+        marker => marker?,
+    };
     marker.write_all(b"the votes of this validator were lost; it listens before it votes again\n")?;
     marker.sync_all()
 }
@@ -46,24 +50,44 @@ fn explained(folder: &Path, text: &str, full: bool) -> String {
     let line = text.lines().next().unwrap_or_default();
     let cut = line.char_indices().nth(TEXT_MAX).map_or(line.len(), |(place, _)| place);
     format!(
-        "the consensus store {place} is damaged ({}): what this node has voted cannot be read. Nothing else is lost; \
+        "{DAMAGED}{place} is damaged ({}): what this node has voted cannot be read. Nothing else is lost; \
          `atoll repair {node}` moves it away, and the node listens for a while before it votes again",
         &line[..cut]
     )
 }
 
-/// Whether the text says so, or nothing can be written now. The engine often says neither which file nor why.
-fn is_full(folder: &Path, text: &str) -> bool {
-    let said = ["No space left", "StorageFull", "QuotaExceeded"];
-    said.iter().any(|sign| text.contains(sign)) || cannot_write(&folder.with_extension("probe"))
+/// Whether why consensus stopped is that its store is damaged: then it is the sentence that says so.
+pub fn says_damaged(why: &str) -> bool {
+    why.starts_with(DAMAGED)
 }
 
+/// What the sentence about damage begins with.
+const DAMAGED: &str = "the consensus store ";
+
+/// Whether an error's text says that the disk is full: libraries hand on no more than that.
+pub fn says_full(text: &str) -> bool {
+    ["No space left", "os error 28", "StorageFull", "quota", "QuotaExceeded"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+/// Whether the text says so, or nothing can be written now. The engine often says neither which file nor why.
+fn is_full(folder: &Path, text: &str) -> bool {
+    let probe = format!("probe-{}", std::process::id());
+    says_full(text) || cannot_write(&folder.with_extension(probe))
+}
+
+/// Whether a new file cannot be written because the disk is full. What is there is left alone.
 fn cannot_write(probe: &Path) -> bool {
-    let written = File::create(probe).and_then(|mut file| {
+    let made = File::options().write(true).create_new(true).open(probe);
+    let made_it = made.is_ok();
+    let written = made.and_then(|mut file| {
         file.write_all(&[0; PROBE_BYTES])?;
         file.sync_all()
     });
-    let _ = fs::remove_file(probe); // it may not have been made
+    if made_it {
+        let _ = fs::remove_file(probe); // of no use to anybody
+    }
     let full = |error: io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     written.is_err_and(full)
 }
@@ -99,8 +123,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_disk_is_full_where_nothing_can_be_written() {
-        assert!(cannot_write(Path::new("/dev/full")));
+    fn looking_whether_the_disk_is_full_leaves_everything_as_it_is() {
         let temporary = tempfile::tempdir().expect("a folder");
         assert!(!cannot_write(&temporary.path().join("consensus.probe")));
         assert_eq!(fs::read_dir(temporary.path()).expect("a folder").count(), 0);
@@ -108,6 +131,10 @@ mod tests {
             !cannot_write(Path::new("/nowhere/consensus.probe")),
             "that is another fault"
         );
+        let theirs = temporary.path().join("consensus.theirs");
+        fs::write(&theirs, "years of work").expect("written");
+        assert!(!cannot_write(&theirs));
+        assert_eq!(fs::read(&theirs).expect("still there"), b"years of work");
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod simulation;
 mod transport;
 
 pub use certificate::{CertificateError, CertificateInfo, verify_certificate};
-pub use damage::{lost_marker, mark_lost};
+pub use damage::{lost_marker, mark_lost, says_damaged, says_full};
 pub use delivery::Finalized;
 pub use handle::{Config, Handle, StartError, start};
 pub use keys::ValidatorsError;

@@ -13,6 +13,7 @@ pub use self::mend::Mended;
 use self::mend::Mending;
 use self::{index::whole_file, mend::Others};
 use crate::folder::Folder;
+use atoll_consensus::says_full;
 use atoll_protocol::{Hash, PeerId, Round};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -72,13 +73,6 @@ pub enum BlobsError {
         /// What is allowed.
         allowed: String,
     },
-}
-
-/// Whether an error's text says that the disk is full: libraries hand on no more than that.
-pub(crate) fn says_full(text: &str) -> bool {
-    ["No space left", "os error 28", "StorageFull", "quota", "QuotaExceeded"]
-        .iter()
-        .any(|sign| text.contains(sign))
 }
 
 fn hint(cause: &str) -> &'static str {

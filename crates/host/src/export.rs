@@ -30,12 +30,15 @@ use thiserror::Error;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// What stays with its owner: secrets, votes, addresses, and what is for its owner to read.
-const KEPT_BACK: [&str; 6] = [
+const KEPT_BACK: [&str; 9] = [
     "key",
     "trainer.bin",
     "consensus",
+    "consensus.lost",
+    "damage.json",
     "node.toml",
     "events.jsonl",
+    "events.1.jsonl",
     "status.json",
 ];
 

@@ -4,9 +4,10 @@
 //! next one beside it, and who did not answer at all is asked last for a while.
 
 use crate::{
-    blobs::{Blobs, BlobsError, Keep, Size, native, raw, says_full},
+    blobs::{Blobs, BlobsError, Keep, Size, native, raw},
     run::now,
 };
+use atoll_consensus::says_full;
 use atoll_protocol::{Hash, Millis, PeerId};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};

@@ -16,7 +16,7 @@ use crate::{
     record::Record,
     repair, report, seal, status,
     trainer::Report,
-    waits::{Wait, Waits},
+    waits::{self, Wait, Waits},
 };
 use anyhow::{Context as _, bail};
 use atoll_consensus::{Config, Finalized, Handle};
@@ -175,10 +175,25 @@ pub async fn run(
         written: (Millis(0), Value::Null),
         listens: false,
     };
-    node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
+    let mut log = node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
     Blobs::sweep(&folder).await?;
-    for (path, why) in seal::write(&folder, &mut |_, _| ControlFlow::Continue(()))?.left_out {
-        tracing::warn!("the seal leaves out {}, which {why}", shown(&path));
+    let began = now();
+    let mut told = began;
+    let sealed = seal::write(&folder, &mut |done, of| {
+        if now() >= told.after(waits::TOLD_AFTER) {
+            told = now();
+            let text = format!(
+                "hashing this folder's files for the seal: {} of {} MB; a second Ctrl-C ends the node without one",
+                done >> 20,
+                of >> 20
+            );
+            log.say(&json!({ "event": "sealing", "done": done, "of": of, "text": text }));
+        }
+        ControlFlow::Continue(())
+    })?;
+    for (path, why) in sealed.left_out {
+        let text = format!("the seal leaves out {}, which {why}", shown(&path));
+        log.say(&json!({ "event": "left_out", "path": shown(&path), "text": text }));
     }
     Ok(())
 }
@@ -262,7 +277,7 @@ impl<T: FnMut(&Value)> Running<T> {
         past: Past,
         finals: mpsc::Receiver<Finalized>,
         stop: watch::Receiver<bool>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Log<T>> {
         self.log.tell(&json!({
             "event": "started",
             "peer": self.charter.name_of(&self.keypair.peer()),
@@ -282,7 +297,7 @@ impl<T: FnMut(&Value)> Running<T> {
             .tell(&json!({ "event": "stopped", "sent": sent, "received": received }));
         self.consensus.stop().await;
         self.network.shutdown().await; // and with it the blob store, which is a protocol of the router
-        outcome
+        outcome.map(|()| self.log)
     }
 
     async fn work(

@@ -50,11 +50,13 @@ pub(super) fn look(path: &Path) -> Result<Found, FolderError> {
     below.sort();
     for path in below {
         let name = path.file_name().map(|name| shown(Path::new(name))).unwrap_or_default();
+        // half of an export or of a demo that was killed is no node's
+        let hidden = name.starts_with('.');
         match looks_like_one(&path) {
-            Ok(true) => found.nodes.push(Folder::at(path)),
+            Ok(true) if !hidden => found.nodes.push(Folder::at(path)),
             // what a file system or a desktop keeps for itself is no node's
-            Err(error) if name != "lost+found" && !name.starts_with('.') => found.unreadable.push(error),
-            Ok(false) | Err(_) => {
+            Err(error) if name != "lost+found" && !hidden => found.unreadable.push(error),
+            Ok(_) | Err(_) => {
                 let kind = path
                     .symlink_metadata()
                     .map_or(Kind::Unknown, |of| Kind::of(of.file_type()));

@@ -7,7 +7,8 @@ use super::{
 use crate::{
     blobs::{fits_its_name, index_damage, named},
     charter_file,
-    folder::Folder,
+    contents::is_checkpoint_name,
+    folder::{Folder, read_limited},
     identity,
     network::Settings,
     panics::quietly,
@@ -18,7 +19,7 @@ use crate::{
 };
 use atoll_learner::data::Manifest;
 use atoll_ledger::{Event, State};
-use atoll_protocol::{Charter, Hash, Height, Keypair, Round};
+use atoll_protocol::{Charter, Hash, Height, Keypair, Round, limits::BLOB_BYTES_MAX};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -285,7 +286,7 @@ fn needed(folder: &Folder, charter: &Charter) -> Vec<(Hash, &'static str)> {
         (charter.data.manifest, "corpus' manifest"),
         (charter.model.tokenizer, "tokenizer"),
     ];
-    let manifest = fs::read(folder.blob(&charter.data.manifest)).ok();
+    let manifest = crate::audit::blob(folder, &charter.data.manifest).ok();
     let manifest = manifest.and_then(|bytes| Manifest::from_bytes(&bytes).ok());
     if let Some(manifest) = manifest {
         needed.extend(manifest.shards().map(|shard| (shard.blake3, "shard of the corpus")));
@@ -310,7 +311,9 @@ fn checkpoints(folder: &Folder, ledger: &Ledger, found: &mut Vec<Finding>) {
     paths.sort();
     for path in paths {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        if name.starts_with(".round-") && name.contains(".partial-") {
+        if let Some(of) = name.strip_prefix('.').and_then(|name| name.split_once(".partial-"))
+            && is_checkpoint_name(of.0)
+        {
             let text = "a checkpoint that was not finished when its node was killed. Nothing is lost";
             found.push(finding(path, text.into(), Remedy::Move));
             continue;
@@ -337,7 +340,7 @@ fn manifest(path: &Path) -> Option<Hash> {
         let entry = entry.ok()?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if is_of_a_checkpoint(&name) {
-            listed.push((name, Hash::of_blob(&fs::read(entry.path()).ok()?)));
+            listed.push((name, Hash::of_blob(&read_limited(&entry.path(), BLOB_BYTES_MAX).ok()?)));
         }
     }
     listed.sort();

@@ -1,10 +1,13 @@
 //! What a node that ended badly leaves for `atoll repair`: the engine's storage can be judged by the engine alone.
 
-use crate::folder::{Folder, FolderError};
-use atoll_consensus::StartError;
+use crate::folder::{Folder, FolderError, read_limited, write_whole};
+use atoll_consensus::{StartError, says_damaged};
 use atoll_protocol::Height;
 use serde_json::{Value, json};
 use std::{fs, io, path::PathBuf};
+
+/// Bytes of a note.
+const NOTE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the last run found that only it could find.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,18 +33,19 @@ pub fn note(folder: &Folder, error: &StartError) {
 
 /// Notes why consensus stopped, where that is damage.
 pub fn note_stop(folder: &Folder, why: &str) {
-    if why.contains("is damaged") {
+    if says_damaged(why) {
         write(folder, "consensus", why);
     }
 }
 
 /// Who reads this is helped by it, and nothing depends on it: a disk that takes no more is told elsewhere.
 fn write(folder: &Folder, what: &str, why: &str) {
-    let _ = fs::write(path(folder), json!({ "what": what, "why": why }).to_string());
+    let note = json!({ "what": what, "why": why }).to_string();
+    let _ = write_whole(&path(folder), note.as_bytes());
 }
 
 pub(super) fn read(folder: &Folder) -> Option<Note> {
-    let value: Value = serde_json::from_slice(&fs::read(path(folder)).ok()?).ok()?;
+    let value: Value = serde_json::from_slice(&read_limited(&path(folder), NOTE_BYTES_MAX).ok()?).ok()?;
     let why = value["why"].as_str()?.to_string();
     match value["what"].as_str()? {
         "consensus" => Some(Note::Consensus(why)),
