@@ -1,7 +1,7 @@
 //! `atoll audit`.
 
 use crate::{grouped, say, size};
-use atoll_host::audit::{FolderReport, Report, audit};
+use atoll_host::audit::{FolderReport, Report, audit, node_folders};
 use std::{io::stderr, path::PathBuf, process::ExitCode};
 
 /// Checks genesis, finality certificates, transactions, blobs, merges, outer steps and checkpoints.
@@ -20,6 +20,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(node) = node_folders(&arguments.dir).iter().flatten().find(|node| node.in_use()) {
+        anyhow::bail!(
+            "{} is in use: its node runs, and its ledger can be read when it has ended; stop it first, or audit the \
+             folder of another member",
+            node.path().display()
+        );
+    }
     let report = checked(&arguments.dir);
     match arguments.json {
         true => say!("{}", report.to_json()),

@@ -1,6 +1,6 @@
 //! `atoll export`.
 
-use crate::{say, signals, size};
+use crate::{paths::pasted, say, signals, size};
 use atoll_host::export::{Exported, Interrupted, export};
 use serde_json::json;
 use std::{
@@ -93,6 +93,6 @@ fn print(arguments: &Arguments, exported: &[Exported]) {
             say!("  not there    {} more; --json has all", more.len());
         }
     }
-    let out = arguments.out.display();
-    say!("{out} holds no secret; whoever gets it checks it with\n  atoll audit {out}");
+    let (out, command) = (arguments.out.display(), pasted(&arguments.out));
+    say!("{out} holds no secret; whoever gets it checks it with\n  atoll audit {command}");
 }

@@ -1,5 +1,6 @@
 //! `atoll init`.
 
+use crate::paths::pasted;
 use anyhow::bail;
 use atoll_host::{
     charter_file,
@@ -118,9 +119,10 @@ fn joined(folder: &Folder, charter: &Charter, keypair: &Keypair, json: bool) {
             })
         ),
         false => say!(
-            "{place} is {name} of the run \"{}\" (genesis {}). Start it with\n  atoll node {place} --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
+            "{place} is {name} of the run \"{}\" (genesis {}). Start it with\n  atoll node {} --bind ADDRESS:PORT --peer KEY=ADDRESS:PORT …\n{}",
             charter.name,
             charter.genesis(),
+            pasted(folder.path()),
             cost::sentence(charter, None, folder.path())
         ),
     }

@@ -79,10 +79,10 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode
     let mut before = Some(&arguments.prompt).filter(|_| !arguments.json);
     let made = checkpoint.generate(&arguments.prompt, &sampling, |piece| {
         if let Some(prompt) = before.take() {
-            say_part!("{prompt}");
+            say_part!("{}", say::harmless(prompt));
         }
         if !arguments.json {
-            say_part!("{piece}");
+            say_part!("{}", say::harmless(piece));
         }
     })?;
     match arguments.json {

@@ -1,5 +1,6 @@
 //! `atoll repair`.
 
+use crate::paths::pasted;
 use atoll_host::{
     folder::Folder,
     repair::{self, Finding, Remedy},
@@ -52,7 +53,7 @@ fn line(finding: &Finding) -> String {
 }
 
 fn conclusion(report: &repair::Report) -> String {
-    let dir = report.folder.display();
+    let (dir, command) = (report.folder.display(), pasted(&report.folder));
     let to_move = report.findings.iter().any(|finding| finding.remedy == Remedy::Move);
     if report.findings.is_empty() {
         return format!(
@@ -64,7 +65,7 @@ fn conclusion(report: &repair::Report) -> String {
         return format!("{dir}: not all of this can be mended here");
     }
     match report.only_looked && to_move {
-        true => format!("{dir}: only looked; `atoll repair {dir}` moves what is damaged away"),
-        false => format!("{dir}: `atoll node {dir}` goes on from here"),
+        true => format!("{dir}: only looked; `atoll repair {command}` moves what is damaged away"),
+        false => format!("{dir}: `atoll node {command}` goes on from here"),
     }
 }

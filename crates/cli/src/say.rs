@@ -25,6 +25,20 @@ macro_rules! complain {
     ($($text:tt)+) => { $crate::say::write_error(format_args!("{}\n", format_args!($($text)+))) };
 }
 
+/// A stranger's text for standard output: where that is a terminal, characters that would command it are shown and
+/// not obeyed.
+pub(crate) fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    let commands = |letter: char| letter.is_control() && letter != '\n' && letter != '\t';
+    if !stdout().is_terminal() || !text.contains(commands) {
+        return text.into();
+    }
+    let shown = text.chars().map(|letter| match commands(letter) {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    });
+    shown.collect::<String>().into()
+}
+
 pub(crate) fn write(text: Arguments<'_>) {
     let mut out = stdout().lock();
     written(out.write_fmt(text).and_then(|()| out.flush()));

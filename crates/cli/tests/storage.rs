@@ -312,3 +312,16 @@ fn a_folder_in_use_is_not_repaired() {
     }
     assert!(running.stop().0.success());
 }
+
+#[test]
+fn what_is_no_nodes_folder_is_left_as_it_is() {
+    let empty = fresh("storage-empty");
+    for arguments in [vec!["repair", "--check"], vec!["repair"]] {
+        let said = refused(&[&arguments[..], &[&text(&empty)]].concat());
+        assert!(said.contains("holds no node's folder; nothing was changed"), "{said}");
+        let said = refused(&[&arguments[..], &[&text(&demo().0)]].concat());
+        assert!(said.contains("name one of them") && said.contains("node-2"), "{said}");
+    }
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "not even a lock");
+    assert!(!demo().0.join("lock").exists());
+}

@@ -77,6 +77,11 @@ fn a_node_without_a_quorum_names_who_is_missing_in_its_events_and_its_status() {
     ] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
+    let said = support::refused(&["audit", &text(&dir)]);
+    assert!(
+        said.contains("is in use"),
+        "no fault, and nothing was hashed before: {said}"
+    );
     let (ended, ..) = running.stop();
     assert!(ended.success());
 }

@@ -202,7 +202,17 @@ impl Sight<'_> {
         };
         let name = |peer: &PeerId| self.charter().name_of(peer);
         let mut about = Vec::new();
-        let text = if is_off(median) {
+        // a block is dated after the one before it, whatever its leader's clock says
+        let dated_ahead = self.state.time().0.saturating_sub(self.now.0);
+        let text = if dated_ahead >= AHEAD.0 {
+            about.push(self.me);
+            Some(format!(
+                "the ledger's last block is dated {} s ahead of this machine's clock, and no block can be dated before it: \
+                 either this clock is behind (set it, for example by NTP), or a quorum's were ahead when it was made, and \
+                 the run goes on when that time has come",
+                dated_ahead / 1000
+            ))
+        } else if is_off(median) {
             about.push(self.me);
             let off = self.clocks.iter().filter(|(_, ahead)| is_off(*ahead));
             let names: Vec<String> = off.map(|(peer, _)| name(peer)).collect();
@@ -377,5 +387,31 @@ mod tests {
                 Some(word) => assert!(clock.text.as_ref().unwrap().contains(word), "{ahead:?}: {clock:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_ledger_that_is_dated_ahead_accuses_nobody_elses_clock() {
+        let peers = peers(2);
+        let key = Keypair::from_seed(&[1; 32]);
+        let mut state = state(&peers);
+        let genesis = state.core().genesis;
+        let action = atoll_protocol::Action::Join { sequence: 0 };
+        let said = key.sign(
+            atoll_protocol::Domain::Transaction,
+            atoll_protocol::Transaction { genesis, action },
+        );
+        state = State::clone(state.draft(Millis(90_000_000), [said]).state());
+        let clock = sight(&state, &[], &[(peers[1], 90_000_000 - 1_000)], 1_000).clock();
+        let text = clock.text.unwrap();
+        assert!(
+            text.starts_with("the ledger's last block is dated 89999 s ahead"),
+            "{text}"
+        );
+        assert!(
+            sight(&state, &[], &[(peers[1], -100)], 90_000_000)
+                .clock()
+                .text
+                .is_none()
+        );
     }
 }

@@ -78,10 +78,27 @@ impl Report {
 
 /// Looks at the folder, whose node must not run, and moves away what is damaged unless `only_look`.
 pub fn repair(folder: &Folder, only_look: bool) -> anyhow::Result<Report> {
-    let lock = match folder.lock() {
-        // a disk that cannot be written can be looked at; what a running node writes cannot be judged
-        Err(FolderError::Io { .. }) if only_look => None,
-        lock => Some(lock?),
+    let holds = |path: std::path::PathBuf| path.symlink_metadata().is_ok();
+    if !holds(folder.key()) && !holds(folder.charter()) && !holds(folder.ledger()) {
+        let nodes = crate::audit::node_folders(folder.path())?;
+        let nodes: Vec<String> = nodes.iter().map(|node| node.path().display().to_string()).collect();
+        match nodes.is_empty() {
+            true => anyhow::bail!(
+                "{} holds no node's folder; nothing was changed",
+                folder.path().display()
+            ),
+            false => anyhow::bail!(
+                "{} is no node's folder but holds some; name one of them: {}",
+                folder.path().display(),
+                nodes.join(", ")
+            ),
+        }
+    }
+    let lock = match only_look {
+        // what a running node writes cannot be judged
+        true if folder.in_use() => return Err(FolderError::InUse(folder.path().to_path_buf()).into()),
+        true => None,
+        false => Some(folder.lock()?),
     };
     let mut found = look::look(folder);
     if !only_look {

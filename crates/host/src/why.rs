@@ -40,7 +40,7 @@ pub fn peer_of(history: &History, text: &str) -> anyhow::Result<PeerId> {
     let mut fit = members.iter().filter(|member| member.key.to_string().starts_with(text));
     match (fit.next(), fit.next()) {
         (Some(member), None) if !text.is_empty() => Ok(member.key),
-        (Some(_), Some(_)) => bail!("{text} fits several members' keys; give more of it"),
+        (Some(_), Some(_)) => bail!("{text:?} fits several members' keys; give more of it"),
         _ => {
             let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
             bail!("{text} is no member of this run; its members are {}", names.join(", "))

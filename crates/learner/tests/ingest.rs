@@ -193,6 +193,11 @@ fn packed_files_are_read_whole_and_named_where_they_cannot_be() {
     for (name, bytes, expected) in [
         ("a.txt.gz", gz(b"a text"), vec!["a text"]),
         ("a.gz", [gz(b"two "), gz(b"members")].concat(), vec!["two members"]),
+        (
+            "padded.gz",
+            [gz(b"from "), vec![0; 3], gz(b"a tape"), vec![0; 70_000]].concat(),
+            vec!["from a tape"],
+        ),
         ("a.jsonl.gz", gz(lines), vec!["one", "two"]),
         (
             "a.ndjson.zst",
@@ -217,6 +222,17 @@ fn packed_files_are_read_whole_and_named_where_they_cannot_be() {
         ("cut.txt.gz", &cut[..cut.len() / 2], "damaged or cut short as gzip"),
         ("cut.jsonl.zst", &zst(lines)[..20], "damaged or cut short as Zstandard"),
         ("no.txt.gz", b"no gzip at all", "damaged or cut short as gzip"),
+        (
+            "more.txt.gz",
+            &[&gz(b"text")[..], b"and more"].concat(),
+            "damaged or cut short as gzip",
+        ),
+        ("twice.txt.gz", &gz(&gz(b"text")), "packed twice"),
+        (
+            "pointer.jsonl.gz",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "`git lfs pull`",
+        ),
         ("table.parquet.gz", &gz(b"PAR1"), "Parquet inside of gzip"),
         ("files.tar.gz", &gz(b"x"), "an archive: unpack it"),
         (

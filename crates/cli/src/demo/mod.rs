@@ -297,7 +297,10 @@ fn tell(arguments: &Arguments, demo: &Demo, view: &View, (result, report): (&Val
     };
     let mut opened = checkpoints::open(demo.dir())?;
     let written = opened.generate("/// ", &sampling, |_| {})?;
-    say!("the model writes:\n\n/// {}\n", written.text.trim_end());
+    say!(
+        "the model writes:\n\n/// {}\n",
+        crate::say::harmless(written.text.trim_end())
+    );
     audit::print(report);
     liars::tell(&arguments.liars, demo.dir(), result);
     let dir = pasted(demo.dir());

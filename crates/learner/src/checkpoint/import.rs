@@ -9,7 +9,10 @@ use super::{
     },
     names::Said,
 };
-use crate::{data::TOKENIZER_BYTES_MAX, data::Tokenizer, init::theta_hash};
+use crate::{
+    data::{GIT_LFS_REMEDY, MARK, TOKENIZER_BYTES_MAX, Tokenizer, is_git_lfs},
+    init::theta_hash,
+};
 use atoll_protocol::{Layout, charter::Model, limits::BLOB_BYTES_MAX};
 use burn::tensor::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -143,6 +146,13 @@ fn read(dir: &Path, file: &'static str, max: u64) -> Result<Vec<u8>, CheckpointE
             path,
             error,
         });
+    }
+    if is_git_lfs(&bytes) {
+        let reason = GIT_LFS_REMEDY.to_string();
+        return Err(CheckpointError::Foreign { file, reason });
+    }
+    if file.ends_with(".json") && bytes.starts_with(MARK) {
+        bytes.drain(..MARK.len()); // a byte order mark, which JSON has none of
     }
     match bytes.len() as u64 <= max {
         true => Ok(bytes),

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, str};
 
 /// The mark in UTF-8.
-pub(super) const MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
 /// Bytes that are looked at to tell what a file is.
 const LOOK: usize = 4096;
 
@@ -62,6 +62,16 @@ pub(super) fn text(mut bytes: Vec<u8>) -> Result<(String, u64), String> {
     }
 }
 
+/// What Git keeps in place of a large file.
+const GIT_LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// What to say of that.
+pub(crate) const GIT_LFS_REMEDY: &str = "a Git LFS pointer and not the file itself: get that with `git lfs pull`";
+
+/// Whether a file is what Git keeps in place of a large one.
+pub(crate) fn is_git_lfs(bytes: &[u8]) -> bool {
+    bytes.starts_with(GIT_LFS)
+}
+
 /// What files begin with, what they are, and what to do.
 const MAGIC: [(&[u8], &str); 16] = [
     (b"PAR1", "Parquet without `.parquet` in its name: rename it"),
@@ -70,8 +80,14 @@ const MAGIC: [(&[u8], &str); 16] = [
         b"\xff\xff\xff\xff",
         "an Arrow stream or binary data; Arrow is not read: save it as Parquet",
     ),
-    (b"\x1f\x8b", "gzip without `.gz` in its name: rename it"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard without `.zst` in its name: rename it"),
+    (
+        b"\x1f\x8b",
+        "gzip inside: name it `.gz`, or unpack it where it is packed twice",
+    ),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "Zstandard inside: name it `.zst`, or unpack it where it is packed twice",
+    ),
     (
         b"PK\x03\x04",
         "a ZIP archive or an office document: unpack it, or save it as text",
@@ -244,7 +260,10 @@ mod tests {
                 b"\0\0\xfe\xff\0\0\0a".to_vec(),
                 "UTF-32, which is not read: convert it with `iconv -f utf-32be -t utf-8`",
             ),
-            (b"\x1f\x8b\x08\0".to_vec(), "gzip without `.gz` in its name: rename it"),
+            (
+                b"\x1f\x8b\x08\0".to_vec(),
+                "gzip inside: name it `.gz`, or unpack it where it is packed twice",
+            ),
             (
                 b"PAR1\x15\0".to_vec(),
                 "Parquet without `.parquet` in its name: rename it",

@@ -74,6 +74,9 @@ pub(super) struct Gather {
     pub(super) part: Part,
 }
 
+/// Bytes of what Git keeps in place of a large file.
+const POINTER_BYTES_MAX: u64 = 1024;
+
 /// Reads one file; nothing of it is taken on a fault.
 pub(super) fn file(file: &File, options: &Ingest<'_>, gather: &mut Gather, meter: &mut Meter<'_>) -> Result<(), Fault> {
     let before = gather.corpus.documents.len();
@@ -99,6 +102,9 @@ impl Gather {
     }
 
     fn read(&mut self, file: &File, options: &Ingest<'_>, meter: &mut Meter<'_>) -> Result<(u64, Hash), Fault> {
+        if !file.is_stream && file.bytes <= POINTER_BYTES_MAX && decode::is_git_lfs(&fs::read(&file.path)?) {
+            return Err(Fault::NotText(decode::GIT_LFS_REMEDY.into()));
+        }
         let (packing, inner) = Packing::of(&file.kind);
         let ending = inner.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
         let ending = ending.as_deref();

@@ -23,6 +23,8 @@ mod unpack;
 mod walk;
 
 pub use corpus::{Corpus, Document, Part, Skipped, Source};
+pub(crate) use decode::{GIT_LFS_REMEDY, MARK, is_git_lfs};
+
 pub use dataset::{Dataset, Split};
 pub use ingest::{CORPUS_BYTES_MAX, Ingest, IngestError, Progress, TEXT_BYTES_MAX, ingest};
 pub use manifest::{DataError, MANIFEST_BYTES_MAX, Manifest, Shard, SourceEntry};

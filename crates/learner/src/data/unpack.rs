@@ -2,11 +2,11 @@
 
 use super::ingest::{Ingest, Progress};
 use atoll_protocol::Hash;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use std::{
     cell::RefCell,
     fmt,
-    io::{self, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     ops::ControlFlow,
     rc::Rc,
 };
@@ -168,6 +168,54 @@ impl<R: Read> Read for Unpacked<'_, '_, R> {
     }
 }
 
+/// The members of a gzip file, one after the other. Zeros behind the last are no fault: tapes and some archivers fill
+/// up with them.
+struct Members<R> {
+    /// None behind the last.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Members<R> {
+    fn new(inner: R) -> Self {
+        Self {
+            member: Some(GzDecoder::new(inner)),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(ended) = self.member.take() else { break };
+            let mut inner = ended.into_inner();
+            if skip_zeros(&mut inner)? {
+                self.member = Some(GzDecoder::new(inner));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Whether anything is left behind the zeros.
+fn skip_zeros(inner: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let bytes = inner.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let all = zeros == bytes.len();
+        inner.consume(zeros);
+        if !all {
+            return Ok(true);
+        }
+    }
+}
+
 /// One file as a stream of text, and what was counted below it.
 pub(super) struct Stream<'m> {
     pub(super) text: BufReader<Box<dyn Read + 'm>>,
@@ -187,7 +235,7 @@ impl<'m> Stream<'m> {
         };
         let inner: Box<dyn Read + 'm> = match packing {
             Packing::None => Box::new(raw),
-            Packing::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, raw))),
+            Packing::Gzip => Box::new(Members::new(BufReader::with_capacity(BUFFER, raw))),
             Packing::Zstd => Box::new(zstd::Decoder::new(raw)?),
         };
         let text: Box<dyn Read + 'm> = Box::new(Unpacked { inner, meter });

@@ -102,14 +102,24 @@ impl Charter {
     }
 }
 
+/// Whether a letter shows nothing or turns the writing around: with such two names look alike (Unicode, Cf).
+fn is_invisible(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
+    ) || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(letter, '\u{3164}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 fn name(field: &str, text: &str) -> Result<(), CharterError> {
-    let fits = !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
+    let is_seen = |letter: char| !letter.is_control() && !is_invisible(letter);
+    let fits = (1..=NAME_BYTES_MAX).contains(&text.len()) && text.trim() == text && text.chars().all(is_seen);
     match fits {
         true => Ok(()),
         false => Err(refuse(
             field,
             format!("{text:?}"),
-            format!("1 to {NAME_BYTES_MAX} bytes without control characters"),
+            format!("1 to {NAME_BYTES_MAX} bytes that can be seen, without blanks at the ends"),
         )),
     }
 }
@@ -238,5 +248,31 @@ impl Deadlines {
         within("deadlines.merge_ms", self.merge.0, DEADLINE_MS_MIN, DAY_MS)?;
         within("deadlines.heartbeat_ms", self.heartbeat.0, 1000, DAY_MS)?;
         within("deadlines.deviations", self.deviations.into(), 0, 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_they_look_like() {
+        for good in ["ada", "Ada L.", "環礁", "o-1_x", "naïve"] {
+            assert!(name("members.name", good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            " ",
+            "ada ",
+            " ada",
+            "a\u{200b}da",
+            "ada\u{202e}",
+            "\u{feff}ada",
+            "a\tb",
+            "a\u{ad}b",
+        ] {
+            assert!(name("members.name", bad).is_err(), "{bad:?}");
+        }
+        assert!(name("members.name", &"x".repeat(NAME_BYTES_MAX + 1)).is_err());
     }
 }
