@@ -325,3 +325,50 @@ fn what_is_no_nodes_folder_is_left_as_it_is() {
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "not even a lock");
     assert!(!demo().0.join("lock").exists());
 }
+
+/// A copy of a finished node's folder.
+fn node_copy(name: &str) -> PathBuf {
+    let folder = fresh(name).join("node-1");
+    copy(&node(&demo().0, 1), &folder);
+    folder
+}
+
+#[test]
+fn a_node_that_lost_its_votes_in_whatever_way_listens_first() {
+    let _alone = alone();
+    let folder = node_copy("storage-votes");
+    fs::remove_dir_all(folder.join("consensus")).unwrap();
+    let mut running = Running::node(&folder);
+    let told = running.wait_for("a word on its votes", |event| event["event"] == "listening");
+    assert_eq!(told["listens"], true, "{told}");
+    assert!(running.stop().0.success());
+    // nor does the next start forget it
+    let mut running = Running::node(&folder);
+    running.wait_for("the same word", |event| {
+        event["event"] == "listening" && event["listens"] == true
+    });
+    assert!(running.stop().0.success());
+}
+
+#[test]
+fn an_index_of_blobs_is_made_again_also_below_a_relative_path_and_after_a_stop_in_the_middle() {
+    let _alone = alone();
+    let folder = node_copy("storage-index");
+    let here = std::env::current_dir().unwrap();
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let relative = up.join(folder.strip_prefix("/").unwrap());
+    let begin = || {
+        let arguments = ["node", &text(&relative), "--json", "--stop-with-stdin"];
+        let mut running = Running::start(&arguments, &folder.with_extension("stderr"));
+        let told = running.wait_for("a word on the index", |event| event["event"] == "mended");
+        assert!(told["path"].as_str().unwrap().ends_with("blobs/blobs.db"), "{told}");
+        running.wait_for("the tokenizer and the corpus", |event| event["event"] == "traffic");
+        assert!(running.stop().0.success());
+        assert!(!folder.join("blobs.rebuilding").exists());
+        assert!(well(&["audit", &text(&folder)]).status.success());
+    };
+    fs::remove_file(folder.join("blobs/blobs.db")).unwrap();
+    begin();
+    fs::write(folder.join("blobs.rebuilding"), "").unwrap();
+    begin();
+}

@@ -24,7 +24,12 @@ pub fn mark_lost(folder: &Path) -> io::Result<()> {
         marker => marker?,
     };
     marker.write_all(b"the votes of this validator were lost; it listens before it votes again\n")?;
-    marker.sync_all()
+    marker.sync_all()?;
+    match path.parent() {
+        #[cfg(unix)]
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the votes in the store in `folder` are lost, where one should be there.

@@ -11,7 +11,8 @@ use std::{
 };
 
 /// Files at the top of a node's folder, but for the lock, which says nothing.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
+    "blobs.rebuilding",
     "charter.toml",
     "consensus.lost",
     "damage.json",

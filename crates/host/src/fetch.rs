@@ -159,8 +159,12 @@ impl Fetcher {
             let fetched = match opened {
                 Ok(opened) => {
                     size.check(hash, opened.bytes)?; // verified: no other provider has another size
-                    self.seen().answered(&opened.peer);
-                    self.transfer(hash, opened).await
+                    let peer = opened.peer;
+                    let taken = self.transfer(hash, opened).await;
+                    if taken.is_ok() {
+                        self.seen().answered(&peer); // whoever only promises has not answered
+                    }
+                    taken
                 }
                 Err(refused) => Err(refused),
             };
@@ -173,9 +177,8 @@ impl Fetcher {
                 }) => return Err(error),
                 Err(Refused { peer, answered, error }) => {
                     last = error.to_string();
-                    match answered {
-                        true => self.seen().answered(&peer),
-                        false => self.seen().silent(peer, now()),
+                    if !answered {
+                        self.seen().silent(peer, now());
                     }
                 }
             }
@@ -203,14 +206,19 @@ impl Fetcher {
         let connection = within(PROVIDER_WAIT, dial)
             .await
             .map_err(|error| refused(false, error))?;
-        let ask = async { get_verified_size(&connection, &native(hash)).await.map_err(peer_error) };
-        match within(PROVIDER_WAIT, ask).await {
-            Ok((bytes, _)) => Ok(Opened {
+        let hash = native(hash);
+        let ask = get_verified_size(&connection, &hash);
+        match tokio::time::timeout(PROVIDER_WAIT, ask).await {
+            Ok(Ok((bytes, _))) => Ok(Opened {
                 peer,
                 connection,
                 bytes,
             }),
-            Err(error) => Err(refused(true, error)),
+            Ok(Err(error)) => Err(refused(true, peer_error(error))), // it has not got it
+            Err(_) => {
+                let words = format!("no answer within {} s", PROVIDER_WAIT.as_secs());
+                Err(refused(false, BlobsError::Peer(words)))
+            }
         }
     }
 

@@ -112,6 +112,11 @@ impl Folder {
         self.0.join("blobs")
     }
 
+    /// There while the blob store's index is made again.
+    pub(crate) fn index_marker(&self) -> PathBuf {
+        self.0.join("blobs.rebuilding")
+    }
+
     /// Where the blob store keeps the bytes of `hash`.
     pub fn blob(&self, hash: &atoll_protocol::Hash) -> PathBuf {
         self.blobs().join("data").join(format!("{hash}.data"))

@@ -120,8 +120,8 @@ fn file(folder: &Folder) -> PathBuf {
     folder.consensus().join("owner")
 }
 
-/// Whether the engine was ever started here: it makes folders.
-fn has_votes(folder: &Folder) -> Result<bool, FolderError> {
+/// Whether the engine's storage is there, which holds what this node has voted: it makes folders.
+pub(crate) fn has_votes(folder: &Folder) -> Result<bool, FolderError> {
     let path = folder.consensus();
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,

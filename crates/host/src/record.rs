@@ -250,8 +250,12 @@ pub(crate) fn integrity(path: &Path) -> Result<(), String> {
     match quietly(check)? {
         Ok(true) => Ok(()),
         Ok(false) => Err("checksums of its pages do not fit".into()),
-        // whoever uses it says that it may not be read
-        Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        // a file that cannot be read now is not damaged: whoever uses it says why it cannot
+        Err(redb::Error::Io(error))
+            if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -127,13 +127,17 @@ pub async fn run(
     owner::check(&folder, &charter, keypair.peer())?;
     let bound = bind(&keypair, &settings).await?;
     let record = Record::open(&folder.ledger(), &charter)?;
+    let may_have_voted = repair::has_run(&folder, record.height()?);
+    if may_have_voted && !owner::has_votes(&folder)? {
+        let (votes, marker) = (folder.consensus(), atoll_consensus::lost_marker(&folder.consensus()));
+        atoll_consensus::mark_lost(&votes).map_err(FolderError::io("mark", &marker))?;
+    }
     seal::remove(&folder)?;
     let mut log = Log::open(&folder.log(), tell)?;
     let waits = Waits::default();
     let Some((record, past)) = read_ledger(record, &charter, (&waits, &mut log), &mut stop).await? else {
         return Ok(()); // stopped meanwhile; nothing was begun
     };
-    let may_have_voted = repair::has_run(&folder, past.state.height());
     owner::claim(&folder, &charter, keypair.peer())?;
     contents::sweep(&folder)?;
     settings.write(&folder.settings())?;

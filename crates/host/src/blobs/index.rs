@@ -3,7 +3,7 @@
 use super::{BlobsError, Keep, Mended, raw};
 use crate::{
     aside::Aside,
-    folder::{Folder, FolderError},
+    folder::{Folder, FolderError, write_whole},
 };
 use atoll_protocol::{Hash, limits::BLOB_BYTES_MAX};
 use iroh_blobs::{
@@ -53,20 +53,27 @@ async fn load(folder: &Folder, collect: Option<GcConfig>) -> Result<FsStore, Blo
 pub(super) async fn open(folder: &Folder, collect: Option<GcConfig>) -> Result<(FsStore, Option<Mended>), BlobsError> {
     let path = index_path(folder);
     let has_files = names(&folder.blobs().join("data")).is_ok_and(|names| !names.is_empty());
+    let marker = folder.index_marker();
     let damage = match path.exists() {
+        _ if marker.exists() => Some("the node was stopped while it was made again".to_string()),
         true => damage(&path),
         false => has_files.then(|| "it is missing".to_string()),
     };
     let Some(cause) = damage else {
         return Ok((load(folder, collect).await?, None));
     };
+    // until it is whole: half an index would look like one of fewer blobs
+    write_whole(&marker, b"the index of blobs is being made again from its files\n")
+        .map_err(|error| failed(folder, error))?;
     let aside = Aside::new(folder);
     if path.exists() {
         aside.take(&path).map_err(|error: FolderError| failed(folder, error))?;
     }
     let store = load(folder, None).await?;
     let adopted = adopt(&store, folder, &aside).await?;
+    store.sync_db().await.map_err(|error| failed(folder, error))?;
     store.shutdown().await.map_err(|error| failed(folder, error))?;
+    fs::remove_file(&marker).map_err(|error| failed(folder, error))?;
     let mended = Mended {
         path: path.display().to_string(),
         cause,
@@ -137,7 +144,7 @@ async fn adopt(store: &FsStore, folder: &Folder, aside: &Aside) -> Result<usize,
             continue;
         };
         let options = AddPathOptions {
-            path,
+            path: std::path::absolute(&path).map_err(|error| failed(folder, error))?,
             format: BlobFormat::Raw,
             mode: ImportMode::Copy,
         };

@@ -11,6 +11,7 @@ use crate::{
     folder::{Folder, read_limited},
     identity,
     network::Settings,
+    owner::has_votes,
     panics::quietly,
     private::Private,
     record::{self, RecordError},
@@ -124,7 +125,7 @@ struct Ledger {
 
 fn ledger(folder: &Folder, charter: &Arc<Charter>, found: &mut Vec<Finding>) -> Option<Ledger> {
     let path = folder.ledger();
-    let ran = has_run(folder, Height(0)) || is_filled(&folder.consensus());
+    let ran = has_run(folder, Height(0)) || votes_are_there(folder);
     if let Err(error) = fs::File::open(&path)
         && error.kind() == ErrorKind::PermissionDenied
     {
@@ -155,7 +156,7 @@ fn ledger(folder: &Folder, charter: &Arc<Charter>, found: &mut Vec<Finding>) -> 
         "{wrong}. Nothing is lost that the others do not have: the node gets every block again from them. Its consensus \
          store, which goes on from this ledger, goes with it, so the node listens for a while before it votes again"
     );
-    if path.symlink_metadata().is_err() && !is_filled(&folder.consensus()) {
+    if path.symlink_metadata().is_err() && !votes_are_there(folder) {
         found.push(finding(path, text, Remedy::Leave)); // nothing is left to move away
         return None;
     }
@@ -194,6 +195,11 @@ fn read(path: &Path, charter: &Arc<Charter>) -> Result<Ledger, String> {
     quietly(walk)?.map_err(|error| error.to_string())
 }
 
+/// What cannot be looked at is taken to be there.
+fn votes_are_there(folder: &Folder) -> bool {
+    has_votes(folder).unwrap_or(true)
+}
+
 fn is_filled(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
@@ -202,7 +208,7 @@ fn consensus(folder: &Folder, ledger: Option<&Ledger>, found: &mut Vec<Finding>)
     let path = folder.consensus();
     let next = "What this node has voted is lost, nothing else: when it starts it listens for a while before it votes \
                 again";
-    match (note::read(folder), is_filled(&path)) {
+    match (note::read(folder), votes_are_there(folder)) {
         (Some(Note::Consensus(why)), true) => {
             found.push(finding(path, format!("{why}. {next}"), Remedy::Move));
         }

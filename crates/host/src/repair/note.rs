@@ -62,9 +62,11 @@ pub fn forget(folder: &Folder) -> Result<(), FolderError> {
     }
 }
 
-/// Whether the node of this folder, whose ledger is at `height`, has run before: then it may have voted.
+/// Whether the node of this folder, whose ledger is at `height`, has followed its run before: then it may have voted. A
+/// log alone says nothing: it is begun before the first vote, and a whole network that was stopped in its first second
+/// must not wait for each other.
 pub fn has_run(folder: &Folder, height: Height) -> bool {
-    height.0 > 0 || folder.trainer().exists() || folder.log().exists()
+    height.0 > 0 || folder.trainer().exists()
 }
 
 /// That the node only listens, or no more, as an event.
