@@ -258,7 +258,7 @@ fn packed_files_are_read_whole_and_named_where_they_cannot_be() {
         .skipped
         .iter()
         .filter(|skipped| skipped.reason.contains("damaged"));
-    assert_eq!(broken.count(), 3);
+    assert_eq!(broken.count(), 4);
 }
 
 #[test]
