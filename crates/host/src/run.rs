@@ -181,8 +181,7 @@ pub async fn run(
     };
     let mut log = node.live(past, finals, stop).await?; // a node that ended badly leaves no seal
     Blobs::sweep(&folder).await?;
-    let began = now();
-    let mut told = began;
+    let mut told = now();
     let sealed = seal::write(&folder, &mut |done, of| {
         if now() >= told.after(waits::TOLD_AFTER) {
             told = now();

@@ -86,7 +86,7 @@ impl View {
             "traffic" => self.sent[node] = event["sent"].as_u64().unwrap_or(0),
             "done" => self.done[node] = true,
             // a round's own waits are for its lines
-            "waiting" if event["what"].as_str().is_some_and(|what| what.contains("(round ")) => {}
+            "waiting" if event["what"].as_str().is_some_and(|what| what.contains("round ")) => {}
             "diverged" | "merge_failed" | "broken" | "skipped" | "waiting" | "clock" | "twin" | "damaged"
             | "mended" | "disk_short" | "disk_enough" => {
                 self.say(&format!(
